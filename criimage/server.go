@@ -1,0 +1,140 @@
+package criimage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// shortCallGrace is how long Shutdown waits, after the last pull, for calls
+// that are not pulls. Streams of events never end by themselves.
+const shortCallGrace = time.Second
+
+// Options say how to make a Server.
+type Options struct {
+	Backend  string      // path of containerd's socket
+	Preparer Preparer    // nil: every call just passes
+	Log      *zap.Logger // nil: silent
+}
+
+// Server is the CRI front. All methods are safe for concurrent use.
+type Server struct {
+	socket   string
+	backend  *grpc.ClientConn
+	grpc     *grpc.Server
+	preparer Preparer
+	log      *zap.Logger
+
+	shared preparations
+	pulls  counter
+	work   sync.WaitGroup // request pumps and preparations
+}
+
+// New connects to containerd in the background; containerd need not be there.
+func New(options Options) (*Server, error) {
+	if options.Backend == "" {
+		return nil, errors.New("make cri server: no backend socket given")
+	}
+	backend, err := Dial(options.Backend)
+	if err != nil {
+		return nil, fmt.Errorf("make cri server: %w", err)
+	}
+	s := &Server{
+		socket:   options.Backend,
+		backend:  backend,
+		preparer: options.Preparer,
+		log:      options.Log,
+	}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	s.shared = preparations{preparer: s.preparer, log: s.log, work: &s.work, running: map[string]*preparation{}}
+	s.grpc = grpc.NewServer(
+		grpc.UnknownServiceHandler(s.handle),
+		grpc.ForceServerCodecV2(rawCodec{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(maxMessage),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.WaitForHandlers(true),
+		// Never be stricter about pings than containerd behind us might be.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+	)
+	return s, nil
+}
+
+// Serve answers calls on l until Shutdown, then returns nil. It may be called
+// for several listeners. l is closed when it returns.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve cri on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Backend is the connection to containerd, for typed calls by others. It is
+// closed by Shutdown; who needs one for longer uses Dial.
+func (s *Server) Backend() *grpc.ClientConn { return s.backend }
+
+// Shutdown stops accepting calls, lets pulls in flight finish until ctx ends,
+// and other calls for a second more. What is left is cancelled and waited for:
+// the Preparer is not called after Shutdown has returned. The error is ctx's
+// if a pull had to be cancelled.
+func (s *Server) Shutdown(ctx context.Context) error {
+	graceful := make(chan struct{})
+	go func() { // ends with Stop below at the latest
+		s.grpc.GracefulStop()
+		close(graceful)
+	}()
+	err := s.drain(ctx, graceful)
+	s.grpc.Stop()
+	<-graceful
+	s.work.Wait()
+	return errors.Join(err, s.backend.Close())
+}
+
+// drain waits until no call is left, or only calls that have had their time.
+func (s *Server) drain(ctx context.Context, graceful <-chan struct{}) error {
+	select {
+	case <-graceful:
+		return nil
+	case <-s.pulls.idle():
+	case <-ctx.Done():
+		return fmt.Errorf("finish pulls in flight: %w", context.Cause(ctx))
+	}
+	grace := time.NewTimer(shortCallGrace)
+	defer grace.Stop()
+	select {
+	case <-graceful:
+	case <-grace.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// handle receives every call there is.
+func (s *Server) handle(_ any, caller grpc.ServerStream) error {
+	method, ok := grpc.MethodFromServerStream(caller)
+	if !ok {
+		return status.Error(codes.Internal, "call without a method name")
+	}
+	if s.preparer != nil {
+		switch method {
+		case runtime.ImageService_PullImage_FullMethodName:
+			return s.pullImage(caller)
+		case runtime.ImageService_RemoveImage_FullMethodName:
+			return s.removeImage(caller)
+		}
+	}
+	return s.relay(caller, method, nil)
+}
