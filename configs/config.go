@@ -1,0 +1,136 @@
+package configs
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Version is the only value of the key "version" this package understands.
+const Version = 1
+
+// Config is the whole configuration of a node. The zero value is not useful:
+// begin with [Default] or [Load].
+type Config struct {
+	Version int    `toml:"version"`
+	Root    string `toml:"root"`  // durable data: journal, volumes, cache
+	State   string `toml:"state"` // gone after a reboot: sockets, mounts
+
+	// Disabled lists patterns of references for which nothing is prepared.
+	// "*" stands for any run of characters without a slash, "**" for any run.
+	// A pattern without a tag or digest means all of them.
+	Disabled []string `toml:"disabled"`
+
+	CRI        CRI        `toml:"cri"`
+	Containerd Containerd `toml:"containerd"`
+	Registry   Registry   `toml:"registry"`
+	Pull       Pull       `toml:"pull"`
+	Cache      Cache      `toml:"cache"`
+	Reads      Reads      `toml:"reads"`
+	Attach     Attach     `toml:"attach"`
+	Breaker    Breaker    `toml:"breaker"`
+	Log        Log        `toml:"log"`
+}
+
+// CRI says where the kubelet finds Referee and where Referee finds containerd's CRI.
+type CRI struct {
+	Socket  string `toml:"socket"`
+	Backend string `toml:"backend"`
+}
+
+// Containerd is containerd's own API: images, snapshots, leases.
+type Containerd struct {
+	Address   string `toml:"address"` // "": the same socket as cri.backend
+	Namespace string `toml:"namespace"`
+}
+
+// Registry says how registries are reached.
+type Registry struct {
+	ConfigPath   string   `toml:"config_path"`   // colon list of containerd's certs.d trees
+	DockerConfig string   `toml:"docker_config"` // "": none
+	LegacyORAS   []string `toml:"legacy_oras"`   // hosts; "*" for all
+}
+
+// Pull bounds what one pull may spend before it is forwarded.
+type Pull struct {
+	NegotiateTimeout Duration `toml:"negotiate_timeout"`
+	AttachTimeout    Duration `toml:"attach_timeout"`
+	NodeTimeout      Duration `toml:"node_timeout"`
+	RecheckAfter     Duration `toml:"recheck_after"`
+}
+
+// Cache is the store of fetched bytes.
+type Cache struct {
+	Dir     string `toml:"dir"` // "": root/cache
+	MaxSize Size   `toml:"max_size"`
+}
+
+// Reads bounds reads of attached volumes.
+type Reads struct {
+	GiveUpAfter Duration `toml:"give_up_after"`
+}
+
+// Attach chooses how a volume becomes a mount.
+type Attach struct {
+	Driver string `toml:"driver"`
+}
+
+// Breaker says when a registry or format is left alone for a while.
+type Breaker struct {
+	Failures int      `toml:"failures"`
+	OpenFor  Duration `toml:"open_for"`
+}
+
+// Log is what the daemon writes to standard error.
+type Log struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+// Default returns the configuration of a node without a config.toml.
+func Default() *Config {
+	return &Config{
+		Version:    Version,
+		Root:       "/var/lib/referee",
+		State:      "/run/referee",
+		Disabled:   []string{},
+		CRI:        CRI{Socket: "/run/referee/cri.sock", Backend: "/run/containerd/containerd.sock"},
+		Containerd: Containerd{Namespace: "k8s.io"},
+		Registry: Registry{
+			ConfigPath: "/etc/containerd/certs.d:/etc/docker/certs.d",
+			LegacyORAS: []string{},
+		},
+		Pull: Pull{
+			NegotiateTimeout: Duration{3 * time.Second},
+			AttachTimeout:    Duration{10 * time.Second},
+			NodeTimeout:      Duration{2 * time.Second},
+			RecheckAfter:     Duration{5 * time.Minute},
+		},
+		Cache:   Cache{MaxSize: Size{20 * GiB}},
+		Reads:   Reads{GiveUpAfter: Duration{time.Minute}},
+		Attach:  Attach{Driver: "auto"},
+		Breaker: Breaker{Failures: 3, OpenFor: Duration{30 * time.Second}},
+		Log:     Log{Level: "info", Format: "json"},
+	}
+}
+
+// ContainerdAddress is the socket of containerd's own API.
+func (c *Config) ContainerdAddress() string {
+	if c.Containerd.Address == "" {
+		return c.CRI.Backend
+	}
+	return c.Containerd.Address
+}
+
+// CacheDir is the directory of the cache.
+func (c *Config) CacheDir() string {
+	if c.Cache.Dir == "" {
+		return filepath.Join(c.Root, "cache")
+	}
+	return c.Cache.Dir
+}
+
+// HostDirs are the trees of registry.config_path, in order of preference.
+func (c *Config) HostDirs() []string {
+	return strings.FieldsFunc(c.Registry.ConfigPath, func(r rune) bool { return r == filepath.ListSeparator })
+}
