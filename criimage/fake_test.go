@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -190,7 +191,7 @@ func receiveAll(receive func(any) error) ([][]byte, error) {
 // connection to it.
 func startFront(t testing.TB, b *fakeBackend, preparer Preparer) (*Server, *grpc.ClientConn) {
 	t.Helper()
-	s, err := New(Options{Backend: b.path, Preparer: preparer, Log: zaptest.NewLogger(t)})
+	s, err := New(Options{Backend: b.path, Preparer: preparer, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +211,15 @@ func startFront(t testing.TB, b *fakeBackend, preparer Preparer) (*Server, *grpc
 		}
 	})
 	return s, dial(t, path)
+}
+
+// testLog logs to t. A fuzz test's own log may not be used from inside the
+// fuzz function, so it gets none.
+func testLog(t testing.TB) *zap.Logger {
+	if _, ok := t.(*testing.F); ok {
+		return nil
+	}
+	return zaptest.NewLogger(t)
 }
 
 func dial(t testing.TB, path string) *grpc.ClientConn {

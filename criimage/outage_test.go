@@ -1,0 +1,112 @@
+package criimage
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	failFast = 100 * time.Millisecond // a call while containerd is away
+	recovery = time.Second            // from containerd's return to the first success
+)
+
+// failsFast makes calls that must fail with Unavailable at once. The median
+// counts: a shared machine may delay any single one.
+func failsFast(t *testing.T, b *fakeBackend, do func() error) {
+	t.Helper()
+	var took []time.Duration
+	for range 15 {
+		began := time.Now()
+		err := do()
+		took = append(took, time.Since(began))
+		if status.Code(err) != codes.Unavailable {
+			t.Fatalf("got %v, want Unavailable", err)
+		}
+		if message := status.Convert(err).Message(); !strings.Contains(message, b.path) {
+			t.Errorf("message %q does not name %s", message, b.path)
+		}
+	}
+	slices.Sort(took)
+	t.Logf("calls failed after %v to %v", took[0], took[len(took)-1])
+	if median := took[len(took)/2]; median > failFast {
+		t.Errorf("calls fail after %v, want less than %v", median, failFast)
+	}
+}
+
+// recovers starts the backend and checks how soon calls work.
+func recovers(t *testing.T, b *fakeBackend, do func() error) {
+	t.Helper()
+	b.start(t)
+	back := time.Now()
+	eventually(t, "calls work again", func() bool { return do() == nil })
+	took := time.Since(back)
+	t.Logf("calls worked %v after the backend's return", took)
+	if took > recovery {
+		t.Errorf("took %v, want less than %v", took, recovery)
+	}
+}
+
+// stayAway keeps the backend down long enough for the pauses between attempts
+// to have grown to their longest, with calls going on.
+func stayAway(t *testing.T, do func() error) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(1500 * time.Millisecond); ; {
+		select {
+		case <-tick.C:
+			if status.Code(do()) != codes.Unavailable {
+				t.Fatal("a call did not fail")
+			}
+		case <-end:
+			return
+		}
+	}
+}
+
+func TestContainerdComesAndGoes(t *testing.T) {
+	t.Parallel()
+	for name, method := range map[string]string{"any call": "/x.Y/Z", "pull": pullMethod} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBackend(t)
+			_, front := startFront(t, b, &fakePreparer{})
+			do := func() error {
+				_, err := call(t.Context(), front, method, []byte{})
+				return err
+			}
+			failsFast(t, b, do) // absent at start
+			stayAway(t, do)
+			recovers(t, b, do)
+			for range 2 { // restarted
+				b.stop()
+				eventually(t, "the loss is noticed", func() bool { return do() != nil })
+				failsFast(t, b, do)
+				stayAway(t, do)
+				recovers(t, b, do)
+			}
+		})
+	}
+}
+
+// Containerd restarts while nobody calls: the first call afterwards works.
+func TestRestartUnnoticedByCallers(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t)
+	s, front := startFront(t, b, nil)
+	if _, err := call(t.Context(), front, "/x.Y/Z", []byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	eventually(t, "the loss is noticed", func() bool { return s.Backend().GetState() != connectivity.Ready })
+	b.start(t)
+	if _, err := call(t.Context(), front, "/x.Y/Z", []byte{1}); err != nil {
+		t.Errorf("first call after a restart: %v", err)
+	}
+}
