@@ -32,12 +32,12 @@ func Run(t *testing.T, open func(t *testing.T, dir string) attach.Driver) {
 		t.Run(fsType, func(t *testing.T) {
 			image, files := makeImage(t, fsType)
 			for name, check := range map[string]func(*testing.T, *bench){
-				"reads every byte right, also concurrently":     readsRight,
-				"ends when the context ends during mount":       endsWithContext,
-				"turns a failing device into EIO":               failsWithEIO,
-				"refuses a device without file system":          refusesGarbage,
-				"attaches two volumes and detaches only one":    keepsVolumesApart,
-				"is read-only":                                  isReadOnly,
+				"reads every byte right, also concurrently":  readsRight,
+				"ends when the context ends during mount":    endsWithContext,
+				"turns a failing device into EIO":            failsWithEIO,
+				"refuses a device without file system":       refusesGarbage,
+				"attaches two volumes and detaches only one": keepsVolumesApart,
+				"is read-only": isReadOnly,
 				"detaches what is open without breaking others": detachesLazily,
 			} {
 				t.Run(name, func(t *testing.T) {

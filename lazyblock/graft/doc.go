@@ -1,0 +1,33 @@
+// Package graft makes containerd believe that an image is unpacked although its
+// file system is a mounted volume.
+//
+// It owns what Referee puts into containerd's overlayfs snapshotter: for the
+// image's top chain ID a snapshot whose directory is a link into a bind mount of
+// the volume (a graft), and for the chain IDs below it snapshots whose directory
+// is a link to nothing (placeholders), which live only while a pull needs them.
+// It never looks inside a volume, never decides whether an image should be lazy,
+// and touches no snapshot it did not make.
+//
+// The life of one graft:
+//
+//	pull, err := grafter.Begin(ctx, chains, graft.Lazy)  // locks, lease, placeholders
+//	pull.Graft(ctx, volume)                              // top chain -> volume
+//	…the pull is forwarded to containerd…
+//	pull.End(ctx)                                        // placeholders and lease go
+//
+// Why each step is as it is:
+//
+//   - Fail closed. While a link dangles (placeholder, reboot, volume not mounted)
+//     containerd fails to create a container with "stat …/fs: no such file or
+//     directory" and the kubelet retries; nobody ever sees an empty root. So a
+//     link is in place before the snapshot is committed.
+//   - The bind lies inside the snapshot's own directory and the link is relative,
+//     because for pods with a user namespace containerd clones that directory with
+//     an ID mapping; a link that leaves it ends where nobody may read.
+//   - Every chain is committed without a parent: a container gets one lower
+//     directory, however many layers the image has.
+//   - What was made is remembered in labels of containerd's own metadata, so that
+//     it can neither be lost nor outlive it.
+//
+// Goroutines: none of its own. All methods are safe for concurrent use.
+package graft

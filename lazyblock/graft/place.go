@@ -1,0 +1,103 @@
+package graft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is the directory of one snapshot, <root>/snapshots/N. overlayfs keeps
+// the tree in N/fs; a graft makes that a link into the bind mount N/lazy.
+type place struct{ dir string }
+
+const (
+	bindName   = "lazy"
+	graftLink  = "lazy/root"
+	brokenLink = "placeholder" // names nothing: opening N/fs fails with ENOENT
+)
+
+func (p place) fs() string   { return filepath.Join(p.dir, "fs") }
+func (p place) bind() string { return filepath.Join(p.dir, bindName) }
+
+// link replaces the directory N/fs by a symbolic link to target, atomically.
+func (p place) link(target string) error {
+	next := p.fs() + ".link"
+	if err := os.Symlink(target, next); err != nil {
+		return fmt.Errorf("link snapshot directory: %w", err)
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, p.fs(), unix.RENAME_EXCHANGE); err != nil {
+		return errors.Join(fmt.Errorf("exchange %s for a link: %w", p.fs(), err), os.Remove(next))
+	}
+	if err := os.Remove(next); err != nil { // now the empty directory that was N/fs
+		return fmt.Errorf("remove former snapshot directory: %w", err)
+	}
+	return nil
+}
+
+// mountVolume binds the volume's directory, with the volume mounted in it,
+// read-only at N/lazy. Removing N then stops at the bind: containerd deletes the
+// link and gets EROFS or EBUSY from the rest.
+func (p place) mountVolume(volumeDir string) error {
+	if err := os.Mkdir(p.bind(), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("bind volume: %w", err)
+	}
+	if err := unix.Mount(volumeDir, p.bind(), "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s at %s: %w", volumeDir, p.bind(), err)
+	}
+	if err := unix.Mount("", p.bind(), "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return errors.Join(fmt.Errorf("make %s read-only: %w", p.bind(), err), p.unmount())
+	}
+	return nil
+}
+
+// unmount takes every mount off N/lazy. Containers keep their own clone.
+func (p place) unmount() error {
+	for {
+		err := unix.Unmount(p.bind(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		default:
+			return fmt.Errorf("unmount %s: %w", p.bind(), err)
+		}
+	}
+}
+
+// shows reports whether N/lazy shows the volume as it is mounted now.
+func (p place) shows(volumeDir string) bool {
+	var here, there unix.Stat_t
+	if unix.Stat(filepath.Join(p.dir, graftLink), &here) != nil || unix.Stat(filepath.Join(volumeDir, "root"), &there) != nil {
+		return false
+	}
+	return here.Dev == there.Dev && here.Ino == there.Ino
+}
+
+// isGraft reports whether N/fs is a link of ours.
+func (p place) isGraft() bool {
+	target, err := os.Readlink(p.fs())
+	return err == nil && target == graftLink
+}
+
+// clear removes what a removal by containerd left of N. It deletes only what we
+// made and empty directories, so it cannot hurt a snapshot that got N again.
+func (p place) clear() error {
+	if err := p.unmount(); err != nil {
+		return err
+	}
+	if p.isGraft() {
+		if err := os.Remove(p.fs()); err != nil {
+			return fmt.Errorf("clear graft: %w", err)
+		}
+	}
+	for _, name := range []string{p.bind(), filepath.Join(p.dir, "work"), p.dir} {
+		err := os.Remove(name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("clear graft: %w", err)
+		}
+	}
+	return nil
+}
