@@ -1,0 +1,92 @@
+package overlaybd
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// segment maps sectors of the virtual disk to sectors of an LSMT file, packed
+// as on disk (spec 4.3). In memory the tag is the number of the layer, 0 for
+// the bottom one.
+type segment struct{ lo, hi uint64 }
+
+const (
+	segmentSize   = 16
+	offsetBits    = 50
+	moffsetBits   = 55
+	invalidOffset = 1<<offsetBits - 1 // marks a padding entry
+	maxSegment    = 1<<14 - 1         // sectors
+	zeroedBit     = 1 << moffsetBits
+	tagShift      = 56
+)
+
+func newSegment(offset, length, moffset uint64) segment {
+	return segment{offset | length<<offsetBits, moffset}
+}
+
+func (s segment) start() uint64   { return s.lo & invalidOffset }
+func (s segment) sectors() uint64 { return s.lo >> offsetBits }
+func (s segment) end() uint64     { return s.start() + s.sectors() }
+func (s segment) moffset() uint64 { return s.hi & (zeroedBit - 1) }
+func (s segment) zeroed() bool    { return s.hi&zeroedBit != 0 }
+func (s segment) layer() int      { return int(s.hi >> tagShift) }
+func (s segment) padding() bool   { return s.start() == invalidOffset }
+
+func (s segment) withLayer(n int) segment {
+	s.hi = s.hi&(1<<tagShift-1) | uint64(n)<<tagShift
+	return s
+}
+
+// cut returns the part of s from the sector from to before the sector to.
+func (s segment) cut(from, to uint64) segment {
+	hi := s.hi
+	if !s.zeroed() {
+		hi += from - s.start()
+	}
+	return segment{from | (to-from)<<offsetBits, hi}
+}
+
+func decodeSegment(p []byte) segment {
+	return segment{binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])}
+}
+
+func (s segment) appendTo(p []byte) []byte {
+	p = binary.LittleEndian.AppendUint64(p, s.lo)
+	return binary.LittleEndian.AppendUint64(p, s.hi)
+}
+
+// appendSegments decodes raw index entries onto segs and enforces the rules of
+// a layer's index (spec 4.4): ordered, disjoint, and within the data that ends
+// at sector dataEnd.
+func appendSegments(segs []segment, raw []byte, dataEnd uint64) ([]segment, error) {
+	for ; len(raw) >= segmentSize; raw = raw[segmentSize:] {
+		s := decodeSegment(raw)
+		if s.padding() {
+			continue
+		}
+		if err := s.check(dataEnd); err != nil {
+			return nil, err
+		}
+		if len(segs) > 0 && segs[len(segs)-1].end() > s.start() {
+			return nil, fmt.Errorf("segment at sector %d begins before the one ahead of it ends", s.start())
+		}
+		segs = append(segs, s)
+	}
+	return segs, nil
+}
+
+func (s segment) check(dataEnd uint64) error {
+	last := s.moffset()
+	if !s.zeroed() {
+		last += s.sectors()
+	}
+	switch {
+	case s.sectors() == 0:
+		return fmt.Errorf("segment at sector %d is empty", s.start())
+	case s.moffset() < firstData || last > dataEnd:
+		return fmt.Errorf("segment at sector %d lies at %d to %d, outside the data %d to %d",
+			s.start(), s.moffset(), last, firstData, dataEnd)
+	default:
+		return nil
+	}
+}

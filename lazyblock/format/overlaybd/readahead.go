@@ -1,0 +1,180 @@
+package overlaybd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock"
+)
+
+// Invalidator is what a RangeReader with a cache below may also be: bytes that
+// turn out wrong are dropped and fetched again, once.
+type Invalidator interface {
+	// Invalidate forgets the cached bytes of [off, off+n).
+	Invalidate(ctx context.Context, off, n int64)
+}
+
+// How much of a blob is fetched before anything is known about it.
+const (
+	headGuess = 64 << 10
+	// A ZFile index takes 1/1024 of the uncompressed size with 4 KiB blocks:
+	// with layers that shrink to an eighth or less often 1/128 of the blob.
+	tailShare     = 128
+	minTailGuess  = 128 << 10
+	maxTailGuess  = 4 << 20
+	lsmtTailGuess = 128 << 10 // LSMT index and trailer, before the ZFile index
+	maxEnsure     = 32 << 20  // longer indexes are read piece by piece
+)
+
+// guess returns the parts of a blob to fetch first, as one where they meet.
+func guess(size int64) []span {
+	tail := min(max(size/tailShare, minTailGuess), maxTailGuess)
+	if headGuess+tail >= size {
+		return []span{{0, size}}
+	}
+	return []span{{0, headGuess}, {size - tail, tail}}
+}
+
+func guessedBytes(size int64) (n int64) {
+	for _, s := range guess(size) {
+		n += s.len
+	}
+	return n
+}
+
+// readAhead serves reads from parts of a blob fetched before and asks the blob
+// for the rest. It lives while a layer is being opened.
+type readAhead struct {
+	blob    lazyblock.RangeReader
+	charged int64 // bytes taken from openLimits.extra
+
+	mu    sync.Mutex
+	parts []part
+}
+
+type part struct {
+	span
+	data []byte
+}
+
+// newReadAhead fetches the guessed parts of blob side by side.
+func newReadAhead(ctx context.Context, blob lazyblock.RangeReader) (*readAhead, error) {
+	r := &readAhead{blob: blob}
+	g, ctx := errgroup.WithContext(ctx) // waited for below
+	for _, s := range guess(blob.Size()) {
+		p := part{s, make([]byte, s.len)}
+		r.parts = append(r.parts, p)
+		g.Go(func() error { return readFull(ctx, blob, p.data, p.off) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("read head and tail: %w", err)
+	}
+	return r, nil
+}
+
+// ensure fetches what is missing of s, and up to lead bytes before it, in one
+// read. A range longer than maxEnsure is left alone.
+func (r *readAhead) ensure(ctx context.Context, s span, lead int64) error {
+	if s.len > maxEnsure || r.covers(s) {
+		return nil
+	}
+	end := r.missingEnd(s)
+	missing := part{span: span{max(0, s.off-lead), 0}}
+	missing.len = end - missing.off
+	missing.data = make([]byte, missing.len)
+	if err := readFull(ctx, r.blob, missing.data, missing.off); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.parts = append(r.parts, missing)
+	return nil
+}
+
+// missingEnd is where the part that holds the end of s begins, else that end.
+func (r *readAhead) missingEnd(s span) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	end := s.end()
+	for _, p := range r.parts {
+		if s.off < p.off && p.off < end && s.end() <= p.end() {
+			end = p.off
+		}
+	}
+	return end
+}
+
+func (r *readAhead) covers(s span) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.parts {
+		if p.off <= s.off && s.end() <= p.end() {
+			return true
+		}
+	}
+	return false
+}
+
+// Size implements lazyblock.RangeReader.
+func (r *readAhead) Size() int64 { return r.blob.Size() }
+
+// ReadRange implements lazyblock.RangeReader: from the parts as far as they
+// follow each other, then from the blob.
+func (r *readAhead) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	n := 0
+	for n < len(p) {
+		m := r.copyFrom(p[n:], off+int64(n))
+		if m == 0 {
+			m, err := r.blob.ReadRange(ctx, p[n:], off+int64(n))
+			return n + m, err
+		}
+		n += m
+	}
+	return n, nil
+}
+
+func (r *readAhead) copyFrom(p []byte, off int64) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, part := range r.parts {
+		if part.off <= off && off < part.end() {
+			return copy(p, part.data[off-part.off:])
+		}
+	}
+	return 0
+}
+
+// Invalidate implements Invalidator: nothing read ahead is trusted any more.
+func (r *readAhead) Invalidate(ctx context.Context, off, n int64) {
+	r.mu.Lock()
+	r.parts = nil
+	r.mu.Unlock()
+	if cache, ok := r.blob.(Invalidator); ok {
+		cache.Invalidate(ctx, off, n)
+	}
+}
+
+var (
+	_ lazyblock.RangeReader = (*readAhead)(nil)
+	_ Invalidator           = (*readAhead)(nil)
+)
+
+// readFull reads all of p. A blob that ends early is corrupt: every range
+// asked for lies within the size it claims.
+func readFull(ctx context.Context, r lazyblock.RangeReader, p []byte, off int64) error {
+	n, err := r.ReadRange(ctx, p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return reason.Errorf(reason.FormatCorrupt, "read %d bytes at %d: only %d there: %w", len(p), off, n, io.ErrUnexpectedEOF)
+	default:
+		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+	}
+}
