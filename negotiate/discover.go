@@ -1,0 +1,86 @@
+package negotiate
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/internal/registry"
+)
+
+// How long a list of referrers is believed. A client that maintains the fallback
+// tag can lose an entry to another for a moment, and an artifact may be attached
+// just after its image: absence is a soft fact.
+const (
+	presentTTL = 5 * time.Minute
+	absentTTL  = 45 * time.Second
+)
+
+// LegacyMode says whether a registry's pre-OCI endpoints are asked.
+type LegacyMode int
+
+// The modes.
+const (
+	// LegacyOff: never. For ordinary registries, which must not be charged a round trip.
+	LegacyOff LegacyMode = iota
+	// LegacyOn: always, at the same time as the current ones.
+	LegacyOn
+	// LegacyAuto: when the current ones know nothing attached; what the registry
+	// lacks is remembered for a day.
+	LegacyAuto
+)
+
+// finder asks one repository what is attached to a digest.
+type finder struct {
+	n    *Negotiator
+	repo *registry.Repository
+	log  *zap.Logger
+}
+
+// listKey names a remembered list. The repository's name includes its host.
+type listKey struct {
+	repository string
+	subject    digest.Digest
+}
+
+// find lists what is attached to subject, by every way that is enabled for the host.
+func (f *finder) find(ctx context.Context, subject digest.Digest) listing {
+	key := listKey{f.repo.Name(), subject}
+	if known, ok := f.n.lists.get(key); ok {
+		return known
+	}
+	found := f.ask(ctx, subject)
+	found.order()
+	if found.problem == nil {
+		ttl := presentTTL
+		if len(found.entries) == 0 {
+			ttl = absentTTL
+		}
+		f.n.lists.put(key, found, 1+len(found.entries), ttl)
+	}
+	return found
+}
+
+func (f *finder) ask(ctx context.Context, subject digest.Digest) listing {
+	mode := f.n.legacy(f.repo.Registry())
+	if mode != LegacyOn {
+		found := f.current(ctx, subject)
+		if mode == LegacyAuto && len(found.entries) == 0 {
+			found.merge(f.former(ctx, subject))
+		}
+		return found
+	}
+	var found, former listing
+	var both sync.WaitGroup // waited for below
+	both.Go(func() { former = f.former(ctx, subject) })
+	found = f.current(ctx, subject)
+	both.Wait()
+	if len(former.entries) > 0 && len(found.entries) == 0 {
+		found.problem = nil // the other way has answered
+	}
+	found.merge(former)
+	return found
+}

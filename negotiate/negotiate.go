@@ -1,0 +1,241 @@
+package negotiate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
+)
+
+// DefaultDiscoveryTimeout bounds discovery, which runs inside a pull. Resolving
+// the image itself is bounded by the caller's context alone.
+const DefaultDiscoveryTimeout = 2 * time.Second
+
+// Sizes of what is remembered between plans.
+const (
+	listCacheEntries   = 16384    // lines of referrer lists, some 200 bytes each
+	supportCacheSize   = 4096     // verdicts
+	artifactCacheBytes = 16 << 20 // manifests of artifacts
+)
+
+// Options configures a Negotiator.
+type Options struct {
+	Client      *registry.Client
+	Recognisers []Recogniser // nil: Recognisers()
+	Policy      Policy       // nil: every sound candidate is allowed
+	// LegacyORAS says for a registry's host, as in image references, whether its
+	// pre-OCI endpoints are asked. nil: LegacyOff for all.
+	LegacyORAS       func(host string) LegacyMode
+	DiscoveryTimeout time.Duration    // 0: DefaultDiscoveryTimeout
+	Log              *zap.Logger      // nil: silent
+	Now              func() time.Time // nil: time.Now
+}
+
+// Negotiator makes plans. It is safe for concurrent use and remembers between
+// plans what registries support and what was attached lately.
+type Negotiator struct {
+	client      *registry.Client
+	recognisers []Recogniser
+	legacyTypes []string
+	policy      Policy
+	legacy      func(host string) LegacyMode
+	timeout     time.Duration
+	log         *zap.Logger
+
+	lists     *lru[listKey, listing]
+	support   supportBook
+	artifacts *lru[artifactKey, []byte]
+}
+
+// New returns a Negotiator.
+func New(opts Options) *Negotiator {
+	if opts.Recognisers == nil {
+		opts.Recognisers = Recognisers()
+	}
+	if opts.Policy == nil {
+		opts.Policy = PolicyFunc(takeAll)
+	}
+	if opts.LegacyORAS == nil {
+		opts.LegacyORAS = func(string) LegacyMode { return LegacyOff }
+	}
+	if opts.DiscoveryTimeout == 0 {
+		opts.DiscoveryTimeout = DefaultDiscoveryTimeout
+	}
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	n := &Negotiator{
+		client: opts.Client, recognisers: opts.Recognisers, policy: opts.Policy, legacy: opts.LegacyORAS,
+		timeout: opts.DiscoveryTimeout, log: opts.Log,
+		lists:     newLRU[listKey, listing](listCacheEntries, opts.Now),
+		support:   supportBook{newLRU[supportKey, verdict](supportCacheSize, opts.Now)},
+		artifacts: newLRU[artifactKey, []byte](artifactCacheBytes, opts.Now),
+	}
+	for _, r := range n.recognisers {
+		n.legacyTypes = append(n.legacyTypes, r.LegacyTypes()...)
+	}
+	return n
+}
+
+// Request is one image to plan for.
+type Request struct {
+	Reference   string               // any form that containerd takes
+	Credentials registry.Credentials // zero: anonymous
+	Platform    *ocispec.Platform    // nil: this node's
+}
+
+// Plan resolves the reference and decides which attached form to use.
+//
+// It fails only where the image itself cannot be resolved: bad reference,
+// registry out of reach, no manifest for the platform, content that is not what
+// its digest says. Whatever goes wrong in discovery gives a plan without Chosen,
+// and the reason.
+func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
+	named, tagOrDigest, err := parseReference(req.Reference)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := n.client.Repository(named.Name(), req.Credentials)
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", named.Name(), err)
+	}
+	wanted := platforms.DefaultSpec()
+	if req.Platform != nil {
+		wanted = platforms.Normalize(*req.Platform)
+	}
+	plan := &Plan{Image: Image{
+		Reference: named.String(), Repository: named.Name(), Documents: map[digest.Digest][]byte{},
+	}}
+	match := platforms.Only(wanted)
+	r := &resolver{repo: repo, platform: match}
+	if err := r.resolve(ctx, &plan.Image, tagOrDigest); err != nil {
+		return nil, err
+	}
+	j := &judge{n: n, repo: repo, wanted: wanted, match: match}
+	if err := n.complete(ctx, plan, j); err != nil {
+		return nil, err
+	}
+	return plan, nil
+}
+
+// complete loads the image's config while it looks for accelerated forms.
+func (n *Negotiator) complete(ctx context.Context, plan *Plan, j *judge) error {
+	// Both sides work at the same time, so discovery sees the image without what
+	// comes out of the config.
+	known := plan.Image
+	known.Documents = nil
+	j.img = &known
+
+	g, gctx := errgroup.WithContext(ctx) // waited for below
+	g.Go(func() error { return loadConfig(gctx, j.repo, &plan.Image) })
+	var found decision
+	g.Go(func() error {
+		dctx, cancel := context.WithTimeout(gctx, n.timeout)
+		defer cancel()
+		found = n.decide(dctx, j)
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	plan.Chosen, plan.Rejected = found.chosen, found.rejected
+	plan.Reason, plan.Detail = found.reason, found.detail
+	n.log.Debug("image planned", zap.String("ref", plan.Image.Reference),
+		zap.Bool("lazy", plan.Lazy()), zap.String("reason", string(plan.Reason)), zap.Int("rejected", len(plan.Rejected)))
+	return nil
+}
+
+// decision is the outcome of discovery.
+type decision struct {
+	chosen   *Candidate
+	rejected []Rejection
+	reason   reason.Code
+	detail   string
+}
+
+// decide asks what is attached to the platform's manifest and, if none of that
+// will do, to the index.
+func (n *Negotiator) decide(ctx context.Context, j *judge) decision {
+	var d decision
+	if len(j.img.Layers) == 0 {
+		d.reason, d.detail = reason.NoMatch, "the image has no layers"
+		return d
+	}
+	subjects := []subject{{descriptor: j.img.Manifest}}
+	if j.img.Index != nil {
+		subjects = append(subjects, subject{descriptor: *j.img.Index, isIndex: true})
+	}
+	f := &finder{n: n, repo: j.repo, log: n.log}
+	var problem error
+	for _, s := range subjects {
+		list := f.find(ctx, s.descriptor.Digest)
+		if problem == nil {
+			problem = list.problem
+		}
+		candidates, rejected := j.consider(ctx, list, s)
+		d.rejected = append(d.rejected, rejected...)
+		if len(candidates) > 0 {
+			d.choose(candidates)
+			return d
+		}
+	}
+	d.explain(problem)
+	return d
+}
+
+// choose takes the best candidate; the others are rejections that say what was preferred.
+func (d *decision) choose(candidates []*Candidate) {
+	rank(candidates)
+	d.chosen = candidates[0]
+	for _, c := range candidates[1:] {
+		d.rejected = append(d.rejected, Rejection{
+			Artifact: c.Artifact, ArtifactType: c.ArtifactType, Format: c.Format, Found: c.Found, Reason: reason.LowerRanked,
+			Detail: fmt.Sprintf("%s %s was preferred", d.chosen.Format, d.chosen.Artifact.Digest),
+		})
+	}
+}
+
+// explain states in one sentence why nothing was chosen. What befell a form that
+// this node could have used tells more than what went wrong in a list, and that
+// more than artifacts of other kinds.
+func (d *decision) explain(problem error) {
+	for _, r := range d.rejected {
+		if r.Reason != reason.NoMatch && r.Reason != reason.LowerRanked {
+			d.reason, d.detail = r.Reason, fmt.Sprintf("artifact %s: %s", r.Artifact.Digest, r.Detail)
+			return
+		}
+	}
+	switch {
+	case problem != nil:
+		d.reason, d.detail = reason.Of(problem), problem.Error()
+		if errors.Is(problem, context.DeadlineExceeded) {
+			d.detail = "the registry did not say in time what is attached to the image"
+		}
+	case len(d.rejected) > 0:
+		d.reason, d.detail = reason.NoMatch, d.rejected[0].Detail
+	default:
+		d.reason, d.detail = reason.NoReferrers, "nothing is attached to the image"
+	}
+}
+
+// formatOf names the format that claims artifactType.
+func (n *Negotiator) formatOf(artifactType string) string {
+	for _, r := range n.recognisers {
+		if _, ok := claim([]Recogniser{r}, artifactType); ok {
+			return r.Format()
+		}
+	}
+	return ""
+}

@@ -1,0 +1,228 @@
+package negotiate_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/internal/regtest"
+	"github.com/referee-cri/referee/negotiate"
+)
+
+const (
+	typeNative = "application/vnd.containerd.overlaybd.native.v1+json"
+	typeTurbo  = "application/vnd.containerd.overlaybd.turbo.v1+json"
+	typeAzure  = "application/vnd.azure.artifact.streaming.v1"
+	typeDADI   = "dadi.image.v1"
+	prefix     = "containerd.io/snapshot/overlaybd/"
+)
+
+var amd64 = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+
+// newNegotiator reads no host configuration of the machine.
+func newNegotiator(t *testing.T, opts negotiate.Options) *negotiate.Negotiator {
+	t.Helper()
+	opts.Client = registry.New(registry.Options{HostDirs: []string{t.TempDir()}})
+	t.Cleanup(func() { _ = opts.Client.Close() })
+	return negotiate.New(opts)
+}
+
+// plan makes a plan that has to succeed.
+func plan(t *testing.T, n *negotiate.Negotiator, ref string) *negotiate.Plan {
+	t.Helper()
+	p, err := n.Plan(t.Context(), negotiate.Request{Reference: ref, Platform: amd64})
+	if err != nil {
+		t.Fatalf("plan %s: %v", ref, err)
+	}
+	return p
+}
+
+func putImage(t *testing.T, reg *regtest.Registry, repo, tag string, spec regtest.ImageSpec) *regtest.Image {
+	t.Helper()
+	if spec.Platform == nil {
+		spec.Platform = amd64
+	}
+	img, err := reg.PutImage(repo, tag, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// form describes an accelerated form to be attached; change edits its manifest
+// before it is stored.
+type form struct {
+	artifactType string
+	layers       int
+	trace        bool // an acceleration layer on top
+	orasPush     bool // as an ORAS artifact manifest
+	created      string
+	seed         string
+	change       func(m map[string]any)
+}
+
+func layer(name string, trace bool) ocispec.Descriptor {
+	content := []byte("layer " + name)
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(content), Size: int64(len(content))}
+	d.Annotations = map[string]string{
+		prefix + "blob-digest": d.Digest.String(), prefix + "blob-size": fmt.Sprint(d.Size),
+	}
+	if trace {
+		d.Annotations[prefix+"acceleration-layer"] = "yes"
+	}
+	return d
+}
+
+// manifest builds the form's manifest with its config stored.
+func (f form) manifest(t *testing.T, reg *regtest.Registry, subject *ocispec.Descriptor) (mediaType string, m map[string]any) {
+	t.Helper()
+	var layers []ocispec.Descriptor
+	config := ocispec.Image{Platform: *amd64, RootFS: ocispec.RootFS{Type: "layers"}}
+	for i := range f.layers {
+		layers = append(layers, layer(fmt.Sprint(f.seed, i), false))
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layers[i].Digest)
+	}
+	if f.trace {
+		layers = append(layers, layer(f.seed+"trace", true))
+	}
+	raw, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configDesc, err := reg.PutBlob(ocispec.MediaTypeImageConfig, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = map[string]any{"artifactType": f.artifactType}
+	if subject != nil {
+		m["subject"] = ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	}
+	if f.orasPush {
+		mediaType = regtest.MediaTypeORASArtifact
+		m["blobs"] = append([]ocispec.Descriptor{configDesc}, layers...)
+	} else {
+		mediaType = ocispec.MediaTypeImageManifest
+		m["schemaVersion"], m["config"], m["layers"] = 2, configDesc, layers
+	}
+	m["mediaType"] = mediaType
+	if f.created != "" {
+		m["annotations"] = map[string]string{ocispec.AnnotationCreated: f.created}
+	}
+	if f.change != nil {
+		f.change(m)
+	}
+	return mediaType, m
+}
+
+// attach stores the form as a referrer of subject.
+func (f form) attach(t *testing.T, reg *regtest.Registry, repo string, subject ocispec.Descriptor) ocispec.Descriptor {
+	t.Helper()
+	mediaType, m := f.manifest(t, reg, &subject)
+	d, err := reg.PutJSON(repo, "", mediaType, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func legacy(mode negotiate.LegacyMode) func(string) negotiate.LegacyMode {
+	return func(string) negotiate.LegacyMode { return mode }
+}
+
+// requests are the logged requests as "METHOD path?query", without digests' tails.
+func requests(reg *regtest.Registry) []string {
+	var list []string
+	for _, e := range reg.Requests() {
+		line := e.Path
+		if e.Query != "" {
+			line += "?" + e.Query
+		}
+		list = append(list, line)
+	}
+	return list
+}
+
+func TestPlanChoosesTheAttachedForm(t *testing.T) {
+	t.Parallel()
+	reg := regtest.New(t, regtest.Options{})
+	img := putImage(t, reg, "app", "1", regtest.ImageSpec{Layers: 3})
+	want := form{artifactType: typeNative, layers: 3, trace: true}.attach(t, reg, "app", img.Descriptor)
+	p := plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
+
+	if !p.Lazy() || p.Reason != reason.None {
+		t.Fatalf("nothing chosen: %s: %s", p.Reason, p.Detail)
+	}
+	c := p.Chosen
+	if c.Artifact.Digest != want.Digest || c.Format != "overlaybd" || c.Found != negotiate.FoundReferrersAPI || c.Fit != negotiate.FitLayers {
+		t.Errorf("chosen %+v", c)
+	}
+	if len(c.Layers) != 3 || c.Prefetch == nil {
+		t.Errorf("%d layers, prefetch %v", len(c.Layers), c.Prefetch)
+	}
+	if got, want := fmt.Sprint(p.Image.ChainIDs), fmt.Sprint(img.ChainIDs); got != want {
+		t.Errorf("chain IDs %s, want %s", got, want)
+	}
+	for _, d := range []ocispec.Descriptor{p.Image.Manifest, p.Image.Config} {
+		if content, ok := p.Image.Documents[d.Digest]; !ok || digest.FromBytes(content) != d.Digest {
+			t.Errorf("document %s is missing or wrong", d.Digest)
+		}
+	}
+}
+
+func TestPlanTakesThreeRoundTrips(t *testing.T) {
+	t.Parallel()
+	reg := regtest.New(t, regtest.Options{})
+	img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
+	form{artifactType: typeNative, layers: 2}.attach(t, reg, "app", img.Descriptor)
+	plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
+	log := reg.Requests()
+	if len(log) != 4 {
+		t.Fatalf("requests %q", requests(reg))
+	}
+	if !strings.Contains(log[0].Path, "/manifests/1") || !strings.Contains(log[3].Path, "/manifests/sha256:") {
+		t.Errorf("requests %q", requests(reg))
+	}
+}
+
+func TestConfigAndReferrersAreAskedTogether(t *testing.T) {
+	t.Parallel()
+	reg := regtest.New(t, regtest.Options{})
+	putImage(t, reg, "app", "1", regtest.ImageSpec{})
+	config, list := hang(reg, "/blobs/"), hang(reg, "/referrers/")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	n := newNegotiator(t, negotiate.Options{})
+	go func() {
+		_, err := n.Plan(ctx, negotiate.Request{Reference: reg.Ref("app", "1"), Platform: amd64})
+		done <- err
+	}()
+	<-config
+	<-list
+	cancel()
+	if err := <-done; reason.Of(err) != reason.Cancelled {
+		t.Errorf("got %v, want the cancellation", err)
+	}
+}
+
+// hang lets requests for path hang; the channel is closed when the first one does.
+func hang(reg *regtest.Registry, path string) <-chan struct{} {
+	struck, match := make(chan struct{}), regtest.Path(path)
+	var once sync.Once
+	reg.Inject(regtest.Fault{Hang: true, Match: func(req *http.Request) bool {
+		if match(req) {
+			once.Do(func() { close(struck) })
+			return true
+		}
+		return false
+	}})
+	return struck
+}

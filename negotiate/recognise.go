@@ -1,0 +1,99 @@
+package negotiate
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Recogniser knows the manifests of one family of accelerated images.
+//
+// Implementations are stateless and safe for concurrent use.
+type Recogniser interface {
+	// Format is the family's name: "overlaybd".
+	Format() string
+	// ArtifactTypes are the artifact types that its artifacts carry, the
+	// preferred one first.
+	ArtifactTypes() []string
+	// LegacyTypes are those among them that live in ORAS artifact manifests.
+	LegacyTypes() []string
+	// Recognise reads an artifact into a candidate: format, layers, prefetch and
+	// config. It returns ErrNotMine for an artifact of another family, and an
+	// error with a reason.Code for one of its own that cannot be used.
+	Recognise(ctx context.Context, a Artifact) (*Candidate, error)
+}
+
+// Artifact is what a recogniser looks at.
+type Artifact struct {
+	*Manifest
+	Platform ocispec.Platform // the platform wanted
+	// Manifest fetches a further manifest of the same repository, verified.
+	Fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)
+}
+
+// ErrNotMine says that an artifact belongs to no form that a recogniser knows.
+var ErrNotMine = errors.New("artifact of another kind")
+
+// Recognisers returns those built in, the preferred first.
+func Recognisers() []Recogniser { return []Recogniser{overlaybd{}} }
+
+// claim returns the position of artifactType among all types of all recognisers,
+// and whether there is one.
+func claim(recognisers []Recogniser, artifactType string) (preference int, ok bool) {
+	for _, r := range recognisers {
+		types := r.ArtifactTypes()
+		if i := slices.Index(types, artifactType); i >= 0 {
+			return preference + i, true
+		}
+		preference += len(types)
+	}
+	return preference, false
+}
+
+// namelessTypes say nothing about what an artifact is: the manifest has to be looked at.
+var namelessTypes = []string{
+	"", ocispec.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json", ocispec.MediaTypeEmptyJSON,
+}
+
+// otherTypes are artifact types met in the wild that are no form this version can
+// read, with words for a person. Longer prefixes stand first.
+var otherTypes = []struct{ prefix, what string }{
+	{artifactTypeTurbo, "a TurboOCI form (overlaybd metadata over the original layers), which is not supported yet"},
+	{"application/vnd.amazon.soci.", "a SOCI index, which is not supported yet"},
+	{"application/vnd.cncf.nydus.", "a Nydus form, which is not supported yet"},
+	{"application/vnd.nydus.", "a Nydus form, which is not supported yet"},
+	{"application/vnd.cncf.notary.", "a Notation signature, not a form of the image"},
+	{"application/vnd.dev.cosign.", "a cosign signature, not a form of the image"},
+	{"application/vnd.dev.sigstore.bundle.", "a Sigstore bundle (signature or attestation), not a form of the image"},
+	{"application/vnd.in-toto", "an attestation, not a form of the image"},
+	{"application/spdx", "a software bill of materials, not a form of the image"},
+	{"application/vnd.cyclonedx", "a software bill of materials, not a form of the image"},
+	{"application/vnd.syft", "a software bill of materials, not a form of the image"},
+	{"sbom/", "a software bill of materials, not a form of the image"},
+	{"signature/", "a signature, not a form of the image"},
+}
+
+// describeOther says in words what an artifact type that nobody claims is.
+func describeOther(artifactType string) string {
+	for _, known := range otherTypes {
+		if strings.HasPrefix(artifactType, known.prefix) {
+			return "this is " + known.what
+		}
+	}
+	if slices.Contains(namelessTypes, artifactType) {
+		return "this artifact does not say what it is, and its layers are those of no form known here"
+	}
+	return "no form known here has the artifact type " + clip(artifactType)
+}
+
+// clip keeps foreign text short in messages.
+func clip(s string) string {
+	const limit = 128
+	if len(s) > limit {
+		return strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
+}
