@@ -1,0 +1,246 @@
+package convert
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
+)
+
+// converter is one image at work.
+type converter struct {
+	src   content.Fetcher
+	image *source
+	opts  Options
+	disk  *disk
+	size  int64 // virtual size of the disk; grows, never shrinks
+}
+
+// layer converts layer i; those below it must have been converted.
+func (c *converter) layer(ctx context.Context, i int) (Layer, error) {
+	path := filepath.Join(c.opts.WorkDir, fmt.Sprintf("layer-%03d.overlaybd", i))
+	for {
+		desc, err := c.attempt(ctx, i, path)
+		if err == nil {
+			return Layer{Descriptor: desc, Path: path, ChainID: c.image.chainIDs[i]}, nil
+		}
+		if !errors.Is(err, erofs.ErrDiskFull) || c.size*2 > c.opts.MaxSize {
+			return Layer{}, err
+		}
+		c.size *= 2 // the next attempt fetches the layer anew: nobody keeps 64 GiB for a case this rare
+	}
+}
+
+// attempt writes layer i to a new file at path, for a disk of c.size bytes.
+func (c *converter) attempt(ctx context.Context, i int, path string) (_ ocispec.Descriptor, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			_ = os.Remove(path) // best effort: err is what matters
+		}
+	}()
+	w, err := overlaybd.NewLayerWriter(f, c.layerOptions(i))
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("start layer file: %w", err)
+	}
+	progress := &progress{w: w, call: c.opts.Progress, now: Progress{Layer: i, Layers: len(c.image.diffIDs), Size: c.image.manifest.Layers[i].Size}}
+	if err := c.copy(ctx, i, progress); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	size, err := w.Finish(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("finish layer file: %w", err)
+	}
+	desc, err := describe(ctx, f, size)
+	if err == nil {
+		progress.done(size)
+	}
+	return desc, err
+}
+
+func (c *converter) layerOptions(i int) overlaybd.LayerOptions {
+	opts := overlaybd.LayerOptions{
+		VirtualSize: c.size,
+		UUID:        overlaybd.UUIDFromChainID(c.image.chainIDs[i].String()),
+		Algorithm:   c.opts.Algorithm,
+		BlockSize:   c.opts.BlockSize,
+	}
+	if i > 0 {
+		opts.ParentUUID = overlaybd.UUIDFromChainID(c.image.chainIDs[i-1].String())
+	}
+	return opts
+}
+
+// copy fetches layer i and adds it to the disk.
+func (c *converter) copy(ctx context.Context, i int, w *progress) error {
+	ctx, cancel := context.WithCancel(ctx)
+	desc := c.image.manifest.Layers[i]
+	blob, err := c.src.Fetch(ctx, desc)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("fetch: %w", err)
+	}
+	tarball := newTarball(blob, desc, c.image.diffIDs[i], c.opts.MaxSize, &w.read)
+	defer tarball.Close()
+	defer cancel() // first, so that a blocked fetch ends
+	return c.disk.addLayer(ctx, tarball, tarball.verify, w, c.size, erofsUUID(c.image.chainIDs[i]))
+}
+
+// erofsUUID is the first half of the chain ID, as overlaybd's UUIDs are.
+func erofsUUID(chainID digest.Digest) (uuid [16]byte) {
+	_, _ = hex.Decode(uuid[:], []byte(chainID.Encoded()[:2*len(uuid)])) // chain IDs are sha256
+	return uuid
+}
+
+// describe reads the finished file once more for its digest: its head is
+// written last.
+func describe(ctx context.Context, f *os.File, size int64) (ocispec.Descriptor, error) {
+	digester := digest.Canonical.Digester()
+	blob := io.NewSectionReader(f, 0, size)
+	if n, err := io.Copy(digester.Hash(), contextReader{ctx, blob}); err != nil || n != size {
+		return ocispec.Descriptor{}, fmt.Errorf("hash layer file: %d of %d bytes: %w", n, size, errors.Join(err, ctx.Err()))
+	}
+	sum := digester.Digest()
+	return ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageLayer,
+		Digest:    sum,
+		Size:      size,
+		Annotations: map[string]string{
+			annotationBlobDigest: sum.String(),
+			annotationBlobSize:   strconv.FormatInt(size, 10),
+			annotationVersion:    formatVersion,
+		},
+	}, nil
+}
+
+// progress tells the caller about every write on its way to w.
+type progress struct {
+	w    io.WriterAt
+	call func(Progress)
+	now  Progress
+	read atomic.Int64 // counted by the goroutine that reads the blob
+}
+
+func (p *progress) WriteAt(b []byte, off int64) (int, error) {
+	n, err := p.w.WriteAt(b, off)
+	p.now.Written += int64(n)
+	p.report()
+	return n, err
+}
+
+func (p *progress) done(size int64) {
+	p.now.BlobSize = size
+	p.report()
+}
+
+func (p *progress) report() {
+	if p.call != nil {
+		p.now.Read = p.read.Load()
+		p.call(p.now)
+	}
+}
+
+// tarball is a layer's plain bytes on their way from a registry.
+type tarball struct {
+	blob       io.ReadCloser
+	compressed *ahead
+	plain      *ahead
+	whole      *content.VerifyReader // sees every byte of the blob
+	diffID     digest.Digest
+	diff       digest.Verifier // sees every plain byte
+}
+
+// newTarball takes ownership of blob.
+func newTarball(blob io.ReadCloser, desc ocispec.Descriptor, diffID digest.Digest, maxSize int64, read *atomic.Int64) *tarball {
+	t := &tarball{blob: blob, diffID: diffID, diff: diffID.Verifier()}
+	t.whole = content.NewVerifyReader(&counted{blob, read}, desc)
+	t.compressed = readAhead(t.whole)
+	t.plain = readAhead(&unpacked{compressed: t.compressed, seen: t.diff, left: maxSize})
+	return t
+}
+
+func (t *tarball) Read(p []byte) (int, error) { return t.plain.Read(p) }
+
+// verify reads what is left behind the tar's end mark and compares digests.
+func (t *tarball) verify() error {
+	if _, err := io.Copy(io.Discard, t.plain); err != nil {
+		return fmt.Errorf("read layer: %w", err)
+	}
+	if _, err := io.Copy(io.Discard, t.compressed); err != nil {
+		return fmt.Errorf("read layer: %w", err)
+	}
+	if err := t.whole.Verify(); err != nil {
+		return reason.Errorf(reason.DigestMismatch, "verify layer: %w", err)
+	}
+	if !t.diff.Verified() {
+		return reason.Errorf(reason.DigestMismatch, "layer's plain bytes are not those of diff ID %s", t.diffID)
+	}
+	return nil
+}
+
+// Close ends both goroutines, source first.
+func (t *tarball) Close() {
+	_ = t.blob.Close() // nothing was written to it
+	t.compressed.Close()
+	t.plain.Close()
+}
+
+// unpacked decompresses, shows every byte to seen and ends after left bytes
+// with an error.
+type unpacked struct {
+	compressed io.Reader
+	plain      io.ReadCloser // opened by the first Read, which may block
+	seen       io.Writer
+	left       int64
+}
+
+func (u *unpacked) Read(p []byte) (int, error) {
+	if u.plain == nil {
+		var err error
+		if u.plain, err = decompress(u.compressed); err != nil {
+			return 0, fmt.Errorf("decompress: %w", err)
+		}
+	}
+	n, err := u.plain.Read(p)
+	if u.left -= int64(n); u.left < 0 {
+		return 0, reason.Errorf(reason.ArtifactInvalid, "%w: uncompressed layer is too large", erofs.ErrInvalid)
+	}
+	if _, werr := u.seen.Write(p[:n]); werr != nil {
+		return n, werr
+	}
+	if err != nil {
+		_ = u.plain.Close() // frees a decoder's memory; there is nothing to flush
+	}
+	return n, err
+}
+
+// counted counts the bytes read.
+type counted struct {
+	r io.Reader
+	n *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}

@@ -1,0 +1,207 @@
+package convert
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
+)
+
+// needRoot skips tests that mount.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+}
+
+// mountFile mounts an EROFS image by mount(2), without a loop device.
+func mountFile(t testing.TB, image, options string) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	err := unix.Mount(image, dir, "erofs", unix.MS_RDONLY, options)
+	if err == unix.ENOTBLK {
+		t.Skip("mounting EROFS from a file needs Linux 6.12")
+	}
+	if err != nil {
+		t.Fatalf("mount %s: %v", image, err)
+	}
+	t.Cleanup(func() { unmount(t, dir) })
+	return dir
+}
+
+// mountLoop mounts an EROFS image through a loop device, as older kernels need it.
+func mountLoop(t testing.TB, image string) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "erofs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount -o loop %s: %v: %s", image, err, out)
+	}
+	t.Cleanup(func() { unmount(t, dir) })
+	return dir
+}
+
+func unmount(t testing.TB, dir string) {
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Errorf("unmount %s: %v", dir, err)
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+	}
+}
+
+// fsck runs the checker of erofs-utils over an image.
+func fsck(t testing.TB, image string) {
+	t.Helper()
+	tool, err := exec.LookPath("fsck.erofs")
+	if err != nil {
+		t.Log("not checked: no fsck.erofs here")
+		return
+	}
+	if out, err := exec.Command(tool, "--extract", image).CombinedOutput(); err != nil {
+		t.Errorf("fsck.erofs %s: %v: %s", image, err, out)
+	}
+}
+
+// expectTree lists what is mounted at dir and compares it in full.
+func expectTree(t testing.TB, want treecmp.Tree, dir string, ignores ...treecmp.Ignore) {
+	t.Helper()
+	got, err := treecmp.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) < 2 && len(want) > 1 {
+		t.Fatalf("the mounted tree is empty, want %d paths", len(want))
+	}
+	for _, d := range treecmp.Diff(want, got, ignores...) {
+		t.Error(d)
+	}
+}
+
+// entry is one tar entry of a test layer.
+type entry struct {
+	tar.Header
+	content []byte
+}
+
+func file(name, content string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, []byte(content)}
+}
+
+func dir(name string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}, nil}
+}
+
+func symlink(name, target string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil}
+}
+
+func hardlink(name, target string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o644}, nil}
+}
+
+// makeTar writes entries as one layer.
+func makeTar(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		e.Size = int64(len(e.content))
+		e.Format = tar.FormatPAX
+		if err := w.WriteHeader(&e.Header); err != nil {
+			t.Fatalf("%s: %v", e.Name, err)
+		}
+		if _, err := w.Write(e.content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// trustAll is for layers that nobody claimed a digest for.
+func trustAll() error { return nil }
+
+// writeDisk puts layers on a disk in one sparse file and returns its path; with
+// every set, also a copy of each prefix.
+func writeDisk(t testing.TB, layers ...[]byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d := newDisk(erofs.Limits{})
+	for i, layer := range layers {
+		if err := d.addLayer(t.Context(), bytes.NewReader(layer), trustAll, f, virtualSize, [16]byte{1}); err != nil {
+			t.Fatalf("layer %d: %v", i, err)
+		}
+	}
+	if err := f.Truncate(int64(d.end) << blockBits); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// blobReader serves a converted layer from its file.
+type blobReader struct {
+	*os.File
+	size int64
+}
+
+func (b blobReader) ReadRange(_ context.Context, p []byte, off int64) (int, error) {
+	return b.ReadAt(p, off)
+}
+func (b blobReader) Size() int64 { return b.size }
+
+// mergedDisk opens converted layers as one device and copies what it maps to a
+// sparse file.
+func mergedDisk(t testing.TB, layers []Layer) string {
+	t.Helper()
+	blobs := make([]lazyblock.RangeReader, len(layers))
+	for i, layer := range layers {
+		f, err := os.Open(layer.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		blobs[i] = blobReader{f, layer.Descriptor.Size}
+	}
+	device, err := overlaybd.Open(t.Context(), blobs, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	path := filepath.Join(t.TempDir(), "merged")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	for off, length := range device.Data() {
+		buf := make([]byte, length)
+		if _, err := device.ReadRange(t.Context(), buf, off); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.WriteAt(buf, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := out.Truncate(device.Size()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
