@@ -1,0 +1,291 @@
+// Package host makes planned images ready on this node: it mounts their volumes
+// and grafts them into containerd, keeps both in step with what containerd still
+// wants, and brings everything back after a restart.
+//
+// It owns the order of those steps and the reconciling loop. It never decides
+// whether an image should be lazy and knows neither policy nor CRI.
+//
+// Goroutines: Run is one, which the caller starts and stops; Attach runs its
+// independent steps side by side and waits for all of them.
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	"github.com/containerd/containerd/v2/core/content"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock/graft"
+	"github.com/referee-cri/referee/lazyblock/volume"
+)
+
+const (
+	endTimeout        = 10 * time.Second // taking away what one pull needed
+	reconcileInterval = 30 * time.Second // containerd's garbage collection sends no snapshot events
+	removalDelay      = 500 * time.Millisecond
+)
+
+// Options of a Host.
+type Options struct {
+	Conn      grpc.ClientConnInterface // containerd
+	Namespace string
+	Grafter   *graft.Grafter
+	Volumes   *volume.Manager
+	Log       *zap.Logger
+}
+
+// Host is this node. It is safe for concurrent use.
+type Host struct {
+	images    imagesapi.ImagesClient
+	content   content.Store
+	namespace string
+	grafter   *graft.Grafter
+	volumes   *volume.Manager
+	log       *zap.Logger
+	wake      chan struct{} // capacity 1: a reason to reconcile soon
+}
+
+// New returns a Host. It does not talk to containerd yet.
+func New(opts Options) *Host {
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	return &Host{
+		images:    imagesapi.NewImagesClient(opts.Conn),
+		content:   contentproxy.NewContentStore(opts.Conn),
+		namespace: opts.Namespace,
+		grafter:   opts.Grafter,
+		volumes:   opts.Volumes,
+		log:       opts.Log,
+		wake:      make(chan struct{}, 1),
+	}
+}
+
+// Image is an image to be made ready.
+type Image struct {
+	Chains []digest.Digest // bottom first
+	Volume volume.Spec
+	// Documents are verified manifests and configs of the image. containerd is
+	// given them, so that the forwarded pull need not fetch them again.
+	Documents []Document
+}
+
+// Document is one small blob with its exact bytes.
+type Document struct {
+	Descriptor ocispec.Descriptor
+	Bytes      []byte
+}
+
+// Timing tells how long the steps of an Attach took. They overlap.
+type Timing struct {
+	Volume time.Duration // open, mount, probe
+	Graft  time.Duration // placeholders, documents, graft
+}
+
+// Present returns the chain IDs of the image that containerd has under
+// reference, if its top chain holds content; else nil.
+func (h *Host) Present(ctx context.Context, reference string) ([]digest.Digest, error) {
+	ctx = namespaces.WithNamespace(ctx, h.namespace)
+	response, err := h.images.Get(ctx, &imagesapi.GetImageRequest{Name: reference})
+	if err != nil {
+		err = errgrpc.ToNative(err)
+		if errdefs.IsNotFound(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("look up image %s: %w", reference, err)
+	}
+	target := response.GetImage().GetTarget()
+	descriptor := ocispec.Descriptor{MediaType: target.GetMediaType(), Digest: digest.Digest(target.GetDigest()), Size: target.GetSize()}
+	diffIDs, err := h.diffIDs(ctx, descriptor)
+	if errdefs.IsNotFound(err) || err == nil && len(diffIDs) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up image %s: %w", reference, err)
+	}
+	chains := identity.ChainIDs(diffIDs)
+	state, err := h.grafter.State(ctx, chains[len(chains)-1])
+	if err != nil || state != graft.Ordinary && state != graft.Grafted {
+		return nil, err
+	}
+	return chains, nil
+}
+
+func (h *Host) diffIDs(ctx context.Context, target ocispec.Descriptor) ([]digest.Digest, error) {
+	config, err := images.Config(ctx, h.content, target, platforms.Default())
+	if err != nil {
+		return nil, err
+	}
+	return images.RootFS(ctx, h.content, config)
+}
+
+// Shield readies the node for an ordinary pull of an image with these chains;
+// without chains, of any image. release must be called after the pull.
+func (h *Host) Shield(ctx context.Context, chains []digest.Digest) (release func(), err error) {
+	pull, err := h.grafter.Shield(ctx, chains)
+	if err != nil {
+		return nil, err
+	}
+	return func() { h.end(ctx, pull) }, nil
+}
+
+// Attach mounts the image's volume and grafts it. release must be called after
+// the forwarded pull. It fails with reason.AlreadyPresent if containerd has the
+// image's content already, under whatever name.
+func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentials) (release func(), timing Timing, err error) {
+	if !h.volumes.CanOpen(image.Volume.Format) {
+		return nil, timing, reason.Errorf(reason.NotAttachable, "no reader for format %q", image.Volume.Format)
+	}
+	var (
+		pull   *graft.Pull
+		unpin  func()
+		start  = time.Now()
+		group  errgroup.Group
+		cancel context.CancelFunc
+	)
+	ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+	fail := func(err error) error {
+		if err != nil {
+			cancel() // no use in the other half
+		}
+		return err
+	}
+	group.Go(func() (err error) {
+		unpin, err = h.volumes.Mount(ctx, image.Volume, creds)
+		timing.Volume = time.Since(start)
+		return fail(err)
+	})
+	group.Go(func() (err error) {
+		if pull, err = h.grafter.Begin(ctx, image.Chains); err != nil {
+			return fail(err)
+		}
+		return fail(pull.Leased(ctx, func(ctx context.Context) error { return h.store(ctx, image.Documents) }))
+	})
+	err = group.Wait()
+	if err == nil {
+		grafting := time.Now()
+		err = pull.Graft(ctx, image.Volume.ID())
+		timing.Graft = time.Since(grafting)
+	}
+	if err != nil {
+		h.undo(ctx, pull, unpin)
+		return nil, timing, err
+	}
+	return func() { h.undo(ctx, pull, unpin) }, timing, nil
+}
+
+// undo ends the pull first: as long as it holds the top chain's lease the graft
+// keeps the volume.
+func (h *Host) undo(ctx context.Context, pull *graft.Pull, unpin func()) {
+	if pull != nil {
+		h.end(ctx, pull)
+	}
+	if unpin != nil {
+		unpin()
+		h.Removed() // the volume may have been for nothing
+	}
+}
+
+func (h *Host) end(ctx context.Context, pull *graft.Pull) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	pull.End(ctx)
+}
+
+// store gives containerd the documents. What it has already is fine.
+func (h *Host) store(ctx context.Context, documents []Document) error {
+	var group errgroup.Group
+	for _, document := range documents {
+		group.Go(func() error {
+			ref := "referee-" + document.Descriptor.Digest.String()
+			err := content.WriteBlob(ctx, h.content, ref, bytes.NewReader(document.Bytes), document.Descriptor)
+			if err != nil && !errdefs.IsAlreadyExists(err) {
+				// containerd will fetch it: a round trip more, nothing worse.
+				h.log.Debug("document not stored", zap.Stringer("digest", document.Descriptor.Digest), zap.Error(err))
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// Removed tells that containerd may have dropped something of ours. It does not block.
+func (h *Host) Removed() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Restore brings back what grafts need after a restart or a reboot: volumes are
+// mounted, binds renewed, what containerd no longer knows is released.
+func (h *Host) Restore(ctx context.Context) error { return h.reconcile(ctx) }
+
+// Run reconciles whenever there may be a reason, until ctx ends.
+func (h *Host) Run(ctx context.Context) {
+	ticker := time.NewTicker(reconcileInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-h.wake:
+			// The removal's garbage collection may be under way still: look at once,
+			// and once more when it should be over.
+			h.reconcileLogged(ctx)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(removalDelay):
+			}
+		}
+		h.reconcileLogged(ctx)
+	}
+}
+
+func (h *Host) reconcileLogged(ctx context.Context) {
+	if err := h.reconcile(ctx); err != nil && ctx.Err() == nil {
+		h.log.Warn("node not reconciled", zap.Error(err))
+	}
+}
+
+func (h *Host) reconcile(ctx context.Context) error {
+	grafts, err := h.grafter.Grafts(ctx)
+	if err != nil {
+		return err
+	}
+	keep := make(map[string]bool)
+	var ids []string
+	for _, graft := range grafts {
+		if !keep[graft.Volume] {
+			keep[graft.Volume] = true
+			ids = append(ids, graft.Volume)
+		}
+	}
+	err = h.volumes.Restore(ctx, ids)
+	_, bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
+	if bindErr == nil {
+		bindErr = h.volumes.Sweep(keep)
+	}
+	return errors.Join(err, bindErr)
+}

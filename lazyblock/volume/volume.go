@@ -1,0 +1,401 @@
+// Package volume keeps the mounted volumes of this node: it opens an artifact's
+// layers, mounts them, and remembers on disk how to do it again after a restart
+// or a reboot.
+//
+// It owns <root>/volumes (one record a volume) and <state>/volumes (where they are
+// mounted). It never talks to containerd and decides nothing: a volume lives
+// while somebody pins it or a graft stands on it, and goes with Sweep.
+//
+// Goroutines: none of its own.
+package volume
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/attach"
+)
+
+// Spec is all that is needed to open a volume again.
+type Spec struct {
+	Format     string               `json:"format"`
+	Repository string               `json:"repository"` // where its blobs are: "host/path"
+	Reference  string               `json:"reference"`  // the image it was first attached for, for people
+	Artifact   ocispec.Descriptor   `json:"artifact"`   // the referrer's manifest
+	Layers     []ocispec.Descriptor `json:"layers"`     // bottom first
+}
+
+// ID names the volume: the same layers in the same format are the same volume,
+// whichever repository they came from.
+func (s Spec) ID() string {
+	h := sha256.New()
+	_, _ = io.WriteString(h, s.Format)
+	for _, layer := range s.Layers {
+		_, _ = io.WriteString(h, "\n"+layer.Digest.String())
+	}
+	return hex.EncodeToString(h.Sum(nil))[:32]
+}
+
+// Blob is a registry blob with random access; what was read once is kept.
+type Blob interface {
+	lazyblock.RangeReader
+	io.Closer
+}
+
+// Blobs opens blobs and forgets them.
+type Blobs interface {
+	Open(repository string, creds registry.Credentials, blob ocispec.Descriptor) (Blob, error)
+	Remove(blob digest.Digest) error
+}
+
+// Opener turns a format's layers, bottom first, into a volume. Closing the
+// volume leaves the layers open.
+type Opener func(ctx context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error)
+
+// Options of a Manager.
+type Options struct {
+	Root    string // durable: records are in <Root>/volumes
+	State   string // gone after a reboot: mounts are in <State>/volumes
+	Driver  attach.Driver
+	Blobs   Blobs
+	Formats map[string]Opener
+	Log     *zap.Logger
+}
+
+// Manager keeps the volumes. It is safe for concurrent use.
+type Manager struct {
+	records records
+	mounts  string
+	driver  attach.Driver
+	blobs   Blobs
+	formats map[string]Opener
+	log     *zap.Logger
+
+	mu      sync.Mutex
+	volumes map[string]*entry
+}
+
+// entry is one volume. busy is held while it is mounted or unmounted.
+type entry struct {
+	busy   chan struct{} // capacity 1
+	pins   int           // under Manager.mu
+	opened *opened       // nil: not mounted; under busy and, for reading, Manager.mu
+}
+
+// opened is what a mounted volume holds.
+type opened struct {
+	volume lazyblock.Volume
+	blobs  []Blob
+}
+
+// NewManager returns a Manager and makes its directories.
+func NewManager(opts Options) (*Manager, error) {
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	m := &Manager{
+		records: records{dir: filepath.Join(opts.Root, "volumes")},
+		mounts:  filepath.Join(opts.State, "volumes"),
+		driver:  opts.Driver,
+		blobs:   opts.Blobs,
+		formats: opts.Formats,
+		log:     opts.Log,
+		volumes: make(map[string]*entry),
+	}
+	for _, dir := range []string{m.records.dir, m.mounts} {
+		// containerd's user-namespaced pods reach the mounts through their own clones:
+		// the directories need no more than root's access.
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make volume directory: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// Dir is the directory under which volumes are mounted: <Dir>/<id>/root.
+func (m *Manager) Dir() string { return m.mounts }
+
+// CanOpen reports whether there is an opener for format.
+func (m *Manager) CanOpen(format string) bool { return m.formats[format] != nil }
+
+// Mount opens, mounts and probes the volume unless it is mounted already, writes
+// its record, and pins it until release is called.
+func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentials) (release func(), err error) {
+	id := spec.ID()
+	e := m.pin(id)
+	release = sync.OnceFunc(func() { m.unpin(e) })
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	if err := e.lock(ctx); err != nil {
+		return nil, fmt.Errorf("wait for volume %s: %w", id, err)
+	}
+	defer e.unlock()
+	if e.opened != nil {
+		m.renew(spec, creds)
+		return release, nil
+	}
+	opened, err := m.mount(ctx, id, spec, creds)
+	if err != nil {
+		return nil, err
+	}
+	m.set(e, opened)
+	return release, m.records.write(id, spec)
+}
+
+// Mounted reports whether the volume is mounted now.
+func (m *Manager) Mounted(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.volumes[id]
+	return e != nil && e.opened != nil
+}
+
+// Restore mounts the recorded volumes of ids that are not mounted. Where one
+// fails the others go on; the error names all that failed.
+func (m *Manager) Restore(ctx context.Context, ids []string) error {
+	var errs []error
+	for _, id := range ids {
+		if m.Mounted(id) {
+			continue
+		}
+		spec, err := m.records.read(id)
+		if err == nil {
+			var release func()
+			if release, err = m.Mount(ctx, spec, registry.Credentials{}); err == nil {
+				release()
+				m.log.Info("volume mounted again", zap.String("volume", id), zap.String("ref", spec.Reference))
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("restore volume %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Sweep detaches and forgets every volume that is neither pinned nor in keep,
+// and frees the cached blobs that no remaining volume uses.
+func (m *Manager) Sweep(keep map[string]bool) error {
+	specs, err := m.records.list()
+	if err != nil {
+		return err
+	}
+	used := make(map[digest.Digest]bool)
+	var gone []string
+	for id, spec := range specs {
+		if keep[id] || !m.idle(id) {
+			for _, layer := range spec.Layers {
+				used[layer.Digest] = true
+			}
+			continue
+		}
+		gone = append(gone, id)
+	}
+	var errs []error
+	for _, id := range gone {
+		errs = append(errs, m.forget(id, specs[id], used))
+	}
+	return errors.Join(errs...)
+}
+
+// Close closes what volumes hold in this process. Mounts stay.
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for _, e := range m.volumes {
+		if e.opened != nil {
+			errs = append(errs, e.opened.close())
+			e.opened = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials) (*opened, error) {
+	opener := m.formats[spec.Format]
+	if opener == nil {
+		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
+	}
+	blobs, err := m.open(spec, creds)
+	if err != nil {
+		return nil, err
+	}
+	layers := make([]lazyblock.RangeReader, len(blobs))
+	for i, blob := range blobs {
+		layers[i] = blob
+	}
+	o := &opened{blobs: blobs}
+	if o.volume, err = opener(ctx, id, layers); err != nil {
+		return nil, errors.Join(fmt.Errorf("open volume %s: %w", id, err), o.close())
+	}
+	target, err := m.target(id)
+	if err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	if err := m.driver.Attach(ctx, id, o.volume, target); err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	if err := attach.Probe(ctx, target); err != nil {
+		return nil, errors.Join(err, m.driver.Detach(id, target), o.close())
+	}
+	return o, nil
+}
+
+func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {
+	blobs := make([]Blob, len(spec.Layers))
+	var group errgroup.Group
+	for i, layer := range spec.Layers {
+		group.Go(func() error {
+			blob, err := m.blobs.Open(spec.Repository, creds, layer)
+			blobs[i] = blob
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open layers: %w", err), closeBlobs(blobs))
+	}
+	return blobs, nil
+}
+
+// renew gives the blobs of a mounted volume the newest way to the registry:
+// all that have a blob open share one origin, the last that was named.
+func (m *Manager) renew(spec Spec, creds registry.Credentials) {
+	blobs, err := m.open(spec, creds)
+	if err == nil {
+		err = closeBlobs(blobs)
+	}
+	if err != nil {
+		m.log.Warn("volume keeps its former credentials", zap.String("ref", spec.Reference), zap.Error(err))
+	}
+}
+
+// target returns the empty directory to mount at, cleared of what a former
+// process left there.
+func (m *Manager) target(id string) (string, error) {
+	target := filepath.Join(m.mounts, id, "root")
+	if err := attach.Unmount(target); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return "", fmt.Errorf("make mount point: %w", err)
+	}
+	return target, nil
+}
+
+func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) error {
+	e := m.pin(id)
+	defer m.unpin(e)
+	if err := e.lock(context.Background()); err != nil {
+		return err
+	}
+	defer e.unlock()
+	m.mu.Lock()
+	pinned := e.pins > 1
+	m.mu.Unlock()
+	if pinned {
+		return nil // somebody wants it after all
+	}
+	target := filepath.Join(m.mounts, id, "root")
+	err := m.driver.Detach(id, target)
+	if e.opened != nil {
+		err = errors.Join(err, e.opened.close())
+		m.set(e, nil)
+	}
+	err = errors.Join(err, ignoreMissing(os.Remove(target)), ignoreMissing(os.Remove(filepath.Dir(target))))
+	if err != nil {
+		return fmt.Errorf("forget volume %s: %w", id, err)
+	}
+	for _, layer := range spec.Layers {
+		if !used[layer.Digest] {
+			err = errors.Join(err, m.blobs.Remove(layer.Digest))
+		}
+	}
+	m.log.Info("volume released", zap.String("volume", id), zap.String("ref", spec.Reference))
+	return errors.Join(err, m.records.remove(id))
+}
+
+func (m *Manager) pin(id string) *entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.volumes[id]
+	if e == nil {
+		e = &entry{busy: make(chan struct{}, 1)}
+		m.volumes[id] = e
+	}
+	e.pins++
+	return e
+}
+
+func (m *Manager) unpin(e *entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.pins--
+}
+
+func (m *Manager) idle(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.volumes[id]
+	return e == nil || e.pins == 0
+}
+
+func (m *Manager) set(e *entry, o *opened) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.opened = o
+}
+
+func (e *entry) lock(ctx context.Context) error {
+	select {
+	case e.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *entry) unlock() { <-e.busy }
+
+func (o *opened) close() error {
+	var err error
+	if o.volume.Primary != nil {
+		err = o.volume.Close()
+	}
+	return errors.Join(err, closeBlobs(o.blobs))
+}
+
+func closeBlobs(blobs []Blob) error {
+	var errs []error
+	for _, blob := range blobs {
+		if blob != nil {
+			errs = append(errs, blob.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
