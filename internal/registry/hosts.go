@@ -35,13 +35,19 @@ type hostSet struct {
 // host is one place to ask: a mirror or the registry itself.
 type host struct {
 	docker.RegistryHost
+	downTime  time.Duration
 	downUntil atomic.Int64 // Unix nanoseconds
 }
 
 func (h *host) down(now time.Time) bool { return now.UnixNano() < h.downUntil.Load() }
 
-// origin is the scheme and authority of h, for messages.
-func (h *host) origin() string { return h.Scheme + "://" + h.Host }
+// markDown puts h behind the others for a while, and reports whether that is news.
+func (h *host) markDown() bool {
+	now := time.Now()
+	news := !h.down(now)
+	h.downUntil.Store(now.Add(h.downTime).UnixNano())
+	return news
+}
 
 // mirrorOf reports whether h must be told which registry is meant, by the same
 // rule as containerd's.
@@ -118,7 +124,7 @@ func (c *Client) dropHostSet() {
 // configureHosts lets containerd read certs.d. Each call makes new transports.
 func (c *Client) configureHosts(name string) ([]*host, error) {
 	tuned := false
-	configure := config.ConfigureHosts(context.Background(), config.HostOptions{
+	configure := config.ConfigureHosts(withLogger(context.Background(), c.opts.Log), config.HostOptions{
 		HostDir: c.hostDir,
 		UpdateClient: func(client *http.Client) error {
 			// The first call is for the transport that all hosts' are cloned
@@ -141,7 +147,7 @@ func (c *Client) configureHosts(name string) ([]*host, error) {
 	}
 	hosts := make([]*host, len(configured))
 	for i := range configured {
-		hosts[i] = &host{RegistryHost: configured[i]}
+		hosts[i] = &host{RegistryHost: configured[i], downTime: c.opts.DownTime}
 	}
 	return hosts, nil
 }

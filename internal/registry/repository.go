@@ -48,6 +48,10 @@ type Request struct {
 	// Capability limits the hosts asked; 0: any host.
 	Capability Capability
 
+	// Accept, where not nil, judges a 2xx answer before its body is read. An
+	// error sends the request to the next host, and is returned by the last.
+	Accept func(*Response) error
+
 	// At goes straight to where an earlier Response came from and nowhere else,
 	// unless certs.d has changed since. nil: the hosts in their order.
 	At *Location
@@ -64,6 +68,20 @@ type Location struct {
 
 // Redirected reports whether the host had sent us elsewhere.
 func (l *Location) Redirected() bool { return l.url != nil }
+
+// Failed tells that the answer from there broke off: its host will be asked
+// after the others for a while.
+func (l *Location) Failed() { l.host.markDown() }
+
+// Same reports whether both mean the same place, so that a later request need
+// not forget what another has found meanwhile. Both may be nil.
+func (l *Location) Same(other *Location) bool {
+	if l == nil || other == nil {
+		return l == other
+	}
+	sameURL := l.url == other.url || (l.url != nil && other.url != nil && *l.url == *other.url)
+	return l.host == other.host && sameURL
+}
 
 // Response is a 2xx answer. Its Body must be closed.
 type Response struct {
@@ -127,31 +145,21 @@ func (r *Repository) Do(ctx context.Context, req Request) (*Response, error) {
 func (r *Repository) ask(ctx context.Context, set *hostSet, h *host, req Request) (*Response, error) {
 	start := time.Now()
 	resp, err := r.converse(ctx, set, h, req)
-	if err == nil {
+	switch {
+	case req.At != nil && req.At.url != nil:
+		// Some storage answered or not: nothing is learned about h.
+	case err == nil:
 		h.downUntil.Store(0)
-	} else if _, answered := errors.AsType[*StatusError](err); !answered {
-		r.unreachable(ctx, set, h, time.Since(start), err)
+	case reason.Of(err) == reason.RegistryUnreachable,
+		errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(start) >= time.Second:
+		if isTLS(err) {
+			set.stale.Store(true)
+		}
+		if h.markDown() {
+			r.client.opts.Log.Info("registry host is down", zap.String("host", h.Host), zap.Error(err))
+		}
 	}
 	return resp, err
-}
-
-// unreachable marks h as down. A caller that ran out of time is no sign of that
-// unless the host had at least a second.
-func (r *Repository) unreachable(ctx context.Context, set *hostSet, h *host, took time.Duration, err error) {
-	if errors.Is(ctx.Err(), context.Canceled) || (ctx.Err() != nil && took < time.Second) {
-		return
-	}
-	if reason.Of(err) == reason.Unauthorized {
-		return
-	}
-	if isTLS(err) {
-		set.stale.Store(true)
-	}
-	now := time.Now()
-	if !h.down(now) {
-		r.client.opts.Log.Info("registry host is down", zap.String("host", h.Host), zap.Error(err))
-	}
-	h.downUntil.Store(now.Add(r.client.opts.DownTime).UnixNano())
 }
 
 // isTLS reports whether certificates, ours or theirs, may have been replaced.
@@ -189,7 +197,7 @@ func (r *Repository) converse(ctx context.Context, set *hostSet, h *host, req Re
 			return nil, r.failed(ctx, req, target, reason.Wrap(reason.RegistryUnreachable, transportError(req.Method, target, err)))
 		}
 		if resp.StatusCode/100 == 2 {
-			return &Response{Response: resp, Host: h.Host, At: location(set, h, resp)}, nil
+			return accept(req, &Response{Response: resp, Host: h.Host, At: location(set, h, req, resp)})
 		}
 		if resp.StatusCode != http.StatusUnauthorized || !sameOrigin(h, resp.Request.URL) || attempt == maxAttempts {
 			return nil, newStatusError(resp, h.Host)
@@ -200,6 +208,17 @@ func (r *Repository) converse(ctx context.Context, set *hostSet, h *host, req Re
 		}
 		discard(resp)
 	}
+}
+
+func accept(req Request, resp *Response) (*Response, error) {
+	if req.Accept == nil {
+		return resp, nil
+	}
+	if err := req.Accept(resp); err != nil {
+		_ = resp.Body.Close() // unread, so the connection goes as well
+		return nil, err
+	}
+	return resp, nil
 }
 
 // failed prefers the caller's own end to what it did to the request.
@@ -269,11 +288,14 @@ func sameOrigin(h *host, u *url.URL) bool {
 	return u.Host == h.Host && (u.Scheme == h.Scheme || u.Scheme == "https" || docker.IsLocalhost(h.Host))
 }
 
-// location remembers where resp came from.
-func location(set *hostSet, h *host, resp *http.Response) *Location {
+// location remembers where the answer to req came from.
+func location(set *hostSet, h *host, req Request, resp *http.Response) *Location {
 	at := &Location{set: set, host: h}
-	if resp.Request.Response != nil { // it was redirected
+	switch {
+	case resp.Request.Response != nil: // net/http followed a redirect
 		at.url = resp.Request.URL
+	case req.At != nil:
+		at.url = req.At.url
 	}
 	return at
 }
