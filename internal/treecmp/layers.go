@@ -141,7 +141,8 @@ func fromHeader(hdr *tar.Header, content io.Reader) (*Entry, error) {
 	case tar.TypeDir:
 		e.Type = Dir
 	case tar.TypeSymlink:
-		e.Type, e.Target, e.Size = Symlink, hdr.Linkname, int64(len(hdr.Linkname))
+		// Linux has no modes of symbolic links, whatever the tar says.
+		e.Type, e.Mode, e.Target, e.Size = Symlink, 0o777, hdr.Linkname, int64(len(hdr.Linkname))
 	case tar.TypeFifo:
 		e.Type = Fifo
 	case tar.TypeChar, tar.TypeBlock:
