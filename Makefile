@@ -1,0 +1,72 @@
+# Every recipe is something a human could type.
+
+CONTAINERD     := 2.4.2
+CONTAINERD_OLD := 1.7.35
+GOLANGCI_LINT  := 2.15.0
+
+CACHE := $(CURDIR)/.cache
+TOOLS := $(CACHE)/tools
+
+# What the end-to-end tests and the demo need from Debian.
+PACKAGES := attr containernetworking-plugins docker-registry e2fsprogs \
+  erofs-utils iproute2 mmdebstrap runc umoci xz-utils zstd
+
+CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | sed 's/:.*## /\t/' | expand -t 12
+
+.PHONY: deps
+deps: ## Install the Debian packages that tests and demo need
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || apt-get update
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 $(PACKAGES)
+
+.PHONY: tools
+tools: $(TOOLS)/containerd-$(CONTAINERD)/.done $(TOOLS)/containerd-$(CONTAINERD_OLD)/.done ## Build both containerd versions into .cache/tools
+
+$(TOOLS)/containerd-$(CONTAINERD)/.done:
+	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath $(CONTAINERD_CMDS)
+	touch $@
+
+$(TOOLS)/containerd-$(CONTAINERD_OLD)/.done:
+	mkdir -p $(@D)
+	cd e2e/tools/containerd17 && CGO_ENABLED=0 go build -trimpath -o $(@D)/ tool
+	touch $@
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done:
+	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT)
+	touch $@
+
+.PHONY: build
+build: ## Build bin/referee
+	CGO_ENABLED=0 go build -trimpath -o bin/referee ./cmd/referee
+
+.PHONY: test
+test: deps tools build ## Run every test, end to end included (root)
+	go vet ./...
+	go test -race -timeout 30m ./...
+
+.PHONY: e2e
+e2e: deps tools build ## Run only the end-to-end tests (root)
+	go test -race -timeout 30m -count=1 ./e2e/...
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
+	$(<D)/golangci-lint run --timeout 15m ./...
+
+.PHONY: bench
+bench: deps tools build ## Measure lazy against ordinary pulls over shaped links (root)
+	go run ./e2e/bench
+
+.PHONY: demo
+demo: deps tools build ## Show one image being pulled lazily on a real node (root)
+	go run ./e2e/demo
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Format the code
+	$(<D)/golangci-lint fmt ./...
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf bin .cache
