@@ -26,6 +26,9 @@ type layer struct {
 // openLayer opens one layer. Bytes that break the format are dropped from the
 // cache below, if there is one, and read once more.
 func openLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limits *openLimits) (*layer, error) {
+	if blob.Size() <= 0 {
+		return nil, reason.Errorf(reason.FormatCorrupt, "open layer %d: blob of %d bytes", number, blob.Size())
+	}
 	n := guessedBytes(blob.Size())
 	if err := limits.buffers.Acquire(ctx, n); err != nil {
 		return nil, err
@@ -46,9 +49,6 @@ func openLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limi
 }
 
 func tryOpenLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limits *openLimits) (*layer, error) {
-	if blob.Size() <= 0 {
-		return nil, reason.Errorf(reason.FormatCorrupt, "blob of %d bytes", blob.Size())
-	}
 	ahead, err := newReadAhead(ctx, blob)
 	if err != nil {
 		return nil, err
