@@ -1,0 +1,212 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/registry/remote"
+)
+
+// ArtifactTypeNative and ArtifactTypeDADI say "native overlaybd image", in OCI and
+// in ORAS manifests (accelerated-container-image; its converters before OCI 1.1).
+const (
+	ArtifactTypeNative = "application/vnd.containerd.overlaybd.native.v1+json"
+	ArtifactTypeDADI   = "dadi.image.v1"
+)
+
+// parallelBlobs is how many blobs are pushed side by side.
+const parallelBlobs = 3
+
+// File is a blob that lies on disk.
+type File struct {
+	ocispec.Descriptor // digest and size are what the registry will check
+
+	Path string
+}
+
+// Form is the accelerated form of one image.
+type Form struct {
+	Source          ocispec.Descriptor // the image's manifest; becomes the subject
+	Config          []byte             // an image config that fits Layers; see Config
+	ConfigMediaType string             // empty: OCI's
+	Layers          []File             // bottom first
+	Prefetch        *File              // the acceleration layer, if there is one
+	Annotations     map[string]string  // of the manifest
+}
+
+// Options says how a form is published. The zero value is what current
+// registries and readers expect.
+type Options struct {
+	LegacyORAS bool        // as an ORAS artifact manifest of type dadi.image.v1
+	Created    time.Time   // zero: no creation time, so that equal forms are equal bytes
+	Progress   func(Event) // nil: silent; called by one goroutine at a time
+}
+
+// Event is a step in pushing one blob or manifest.
+type Event struct {
+	Descriptor ocispec.Descriptor
+	Sent       int64 // bytes so far
+	Done       bool
+	Existed    bool // nothing was sent: the registry had it
+}
+
+// Push pushes a form into the repository of its source and has it listed there.
+// It returns the descriptor of the artifact's manifest. What exists already is
+// not sent again.
+func Push(ctx context.Context, repo *remote.Repository, form Form, opts Options) (ocispec.Descriptor, error) {
+	artifact, err := form.manifest(opts)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("build manifest for %s: %w", form.Source.Digest, err)
+	}
+	p := newPusher(repo, opts)
+	if err := p.pushBlobs(ctx, form); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if err := p.attach(ctx, artifact); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("attach %s to %s: %w", artifact.descriptor.Digest, form.Source.Digest, err)
+	}
+	return artifact.descriptor, nil
+}
+
+// Entry is one platform of a multi-platform image and its accelerated form.
+type Entry struct {
+	Source    ocispec.Descriptor // as it stands in the source index, with its platform
+	Converted ocispec.Descriptor // what Push returned
+}
+
+// PushIndex attaches to a source index the index of the forms of its images, so
+// that readers who ask about the index find all of them. The forms themselves
+// have been pushed before.
+func PushIndex(ctx context.Context, repo *remote.Repository, source ocispec.Descriptor, entries []Entry, opts Options) (ocispec.Descriptor, error) {
+	artifact, err := indexOf(source, entries, opts)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("build index for %s: %w", source.Digest, err)
+	}
+	p := newPusher(repo, opts)
+	if err := p.attach(ctx, artifact); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("attach %s to %s: %w", artifact.descriptor.Digest, source.Digest, err)
+	}
+	return artifact.descriptor, nil
+}
+
+// pusher pushes into one repository.
+type pusher struct {
+	repo   *remote.Repository
+	report func(Event)
+}
+
+// newPusher keeps the library from maintaining the fallback tag: it would take
+// an image under that tag for an empty list and overwrite it (oras-go 2.7), and
+// where deleting is not allowed it fails. attach does that instead.
+func newPusher(repo *remote.Repository, opts Options) *pusher {
+	own := &remote.Repository{
+		Client: repo.Client, Reference: repo.Reference, PlainHTTP: repo.PlainHTTP,
+		HandleWarning: repo.HandleWarning, MaxMetadataBytes: repo.MaxMetadataBytes, ReferrerListMaxPages: maxListPages,
+	}
+	_ = own.SetReferrersCapability(true) // fails only where it was set before
+	return &pusher{repo: own, report: serial(opts.Progress)}
+}
+
+func (p *pusher) pushBlobs(ctx context.Context, form Form) error {
+	files := form.files()
+	g, ctx := errgroup.WithContext(ctx) // waited for below
+	g.SetLimit(parallelBlobs)
+	for _, file := range files {
+		g.Go(func() error {
+			if err := p.pushFile(ctx, file); err != nil {
+				return fmt.Errorf("push blob %s: %w", file.Digest, err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		config := form.config()
+		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(form.Config)), nil }
+		if err := p.pushBlob(ctx, config, open); err != nil {
+			return fmt.Errorf("push config %s: %w", config.Digest, err)
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (p *pusher) pushFile(ctx context.Context, file File) error {
+	info, err := os.Stat(file.Path)
+	if err != nil {
+		return err
+	}
+	if info.Size() != file.Size {
+		return fmt.Errorf("file %s is %d bytes, its descriptor says %d", file.Path, info.Size(), file.Size)
+	}
+	return p.pushBlob(ctx, file.Descriptor, func() (io.ReadCloser, error) { return os.Open(file.Path) })
+}
+
+// pushBlob sends a blob that the registry does not have.
+func (p *pusher) pushBlob(ctx context.Context, d ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
+	exists, err := p.repo.Blobs().Exists(ctx, d)
+	if err != nil {
+		return fmt.Errorf("ask for it: %w", err)
+	}
+	if exists {
+		p.report(Event{Descriptor: d, Done: true, Existed: true})
+		return nil
+	}
+	content, err := open()
+	if err != nil {
+		return err
+	}
+	counted := &countingReader{r: content, event: Event{Descriptor: d}, report: p.report}
+	if err := errors.Join(p.repo.Blobs().Push(ctx, d, counted), content.Close()); err != nil {
+		return err
+	}
+	p.report(Event{Descriptor: d, Sent: d.Size, Done: true})
+	return nil
+}
+
+// countingReader reports what is read through it.
+type countingReader struct {
+	r      io.Reader
+	event  Event
+	report func(Event)
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.event.Sent += int64(n)
+	c.report(c.event)
+	return n, err
+}
+
+// config describes the form's config.
+func (f Form) config() ocispec.Descriptor {
+	mediaType := f.ConfigMediaType
+	if mediaType == "" {
+		mediaType = ocispec.MediaTypeImageConfig
+	}
+	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(f.Config), Size: int64(len(f.Config))}
+}
+
+// files are the blobs to push, each digest once.
+func (f Form) files() []File {
+	all := f.Layers
+	if f.Prefetch != nil {
+		all = append(all[:len(all):len(all)], *f.Prefetch)
+	}
+	var files []File
+	seen := map[digest.Digest]bool{}
+	for _, file := range all {
+		if !seen[file.Digest] {
+			seen[file.Digest] = true
+			files = append(files, file)
+		}
+	}
+	return files
+}
