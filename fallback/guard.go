@@ -1,0 +1,129 @@
+package fallback
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/referee-cri/referee/negotiate"
+)
+
+// Pull is a request as far as preparing it needs.
+type Pull struct {
+	Reference string              // normalised as containerd does: "docker.io/library/redis:7"
+	Auth      *runtime.AuthConfig // nil if the request has none; a secret, never logged or kept
+}
+
+// Planner finds out what a reference names and which form of it to use.
+type Planner interface {
+	// Plan returns an error only where the image itself could not be resolved.
+	// A plan without a chosen candidate says why in its Reason and Detail.
+	Plan(ctx context.Context, pull Pull) (*negotiate.Plan, error)
+}
+
+// Node is this machine: containerd's images and snapshots, and our volumes.
+//
+// A nil release function stands for nothing to release.
+type Node interface {
+	// Present returns the chain IDs, bottom first, of the image that containerd
+	// holds under this reference with its top chain unpacked or grafted; none if
+	// it holds no such image.
+	Present(ctx context.Context, reference string) ([]digest.Digest, error)
+	// Shield readies the node for forwarding a pull of an image with these chains
+	// that nothing was attached for. Until release is called no placeholder of
+	// ours stands for a chain that the pull must unpack, and one stands for every
+	// chain below a graft: containerd's unpacker asks for each chain, bottom up,
+	// and fetches the layers of those it has collected since (containerd 2.4
+	// core/unpack). No chains: the pull may concern every image.
+	Shield(ctx context.Context, chains []digest.Digest) (release func(), err error)
+	// Attach opens, mounts and grafts the plan's chosen candidate.
+	Attach(ctx context.Context, plan *negotiate.Plan) (Attached, error)
+	// Removed tells that an image was removed. A hint; it must not block.
+	Removed()
+}
+
+// Attached is a grafted image, and what it took. With an error from Attach the
+// numbers tell how far it came, and Release is nil.
+type Attached struct {
+	Volume             string // its ID
+	Fetched            int64  // bytes fetched from the registry on the way
+	Open, Mount, Graft time.Duration
+	Release            func() // called once, after the forwarded pull
+}
+
+// Options are the limits of a Guard. All must be positive, except RecheckAfter.
+type Options struct {
+	Disabled         []string      // patterns of references, see [Patterns]
+	NegotiateTimeout time.Duration // for Plan
+	AttachTimeout    time.Duration // for Attach
+	NodeTimeout      time.Duration // for Present, Shield and the releases, each
+	RecheckAfter     time.Duration // how long a resolved reference is taken to mean the same; 0: ask every time
+	Failures         int           // in a row, until a breaker opens
+	OpenFor          time.Duration // until it lets one trial through
+
+	Now func() time.Time // nil: time.Now
+}
+
+// Guard prepares pulls, one at a time or many at once. It implements what
+// criimage wants to have prepared.
+type Guard struct {
+	planner    Planner
+	node       Node
+	journal    *Journal
+	log        *zap.Logger
+	limits     Options
+	disabled   Patterns
+	registries *breakers // by registry host
+	forms      *breakers // by registry host and format
+	steps      sync.WaitGroup
+}
+
+// New returns a Guard that starts nothing until the first pull.
+func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options Options) *Guard {
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	return &Guard{
+		planner:    planner,
+		node:       node,
+		journal:    journal,
+		log:        log,
+		limits:     options,
+		disabled:   CompilePatterns(options.Disabled),
+		registries: newBreakers(options.Failures, options.OpenFor, options.Now),
+		forms:      newBreakers(options.Failures, options.OpenFor, options.Now),
+	}
+}
+
+// Prepare does what can be done before the pull is forwarded, within the
+// limits, and never fails. settle is to be called once, after the forwarded
+// pull has ended, with its error; it journals the pull.
+func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) (settle func(err error)) {
+	p := &passage{Guard: g, started: g.limits.Now()}
+	p.prepare(ctx, request)
+	p.forwarded = g.limits.Now()
+	return p.settle
+}
+
+// ImageRemoved passes the hint on. It does not block.
+func (g *Guard) ImageRemoved(string) { g.node.Removed() }
+
+// Close waits for steps that outlived their limit, until ctx ends. Prepare must
+// not be called any more.
+func (g *Guard) Close(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { // ends with the last step; nobody waits for it where a step never ends
+		g.steps.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
