@@ -103,10 +103,13 @@ func (h *hold) release(remove func(digest.Digest)) {
 	l.mu.Lock()
 	var last []digest.Digest
 	for _, chain := range h.standIn {
-		if use := l.chains[chain]; use.standIn == 1 {
-			use.draining = true
-			last = append(last, chain)
+		use := l.chains[chain]
+		if use.standIn > 1 {
+			use.standIn--
+			continue
 		}
+		use.draining = true // nobody joins or takes over until the placeholder is away
+		last = append(last, chain)
 	}
 	l.mu.Unlock()
 	// Top down: containerd's own unpacking may have put a child on one of them.
@@ -119,10 +122,9 @@ func (h *hold) release(remove func(digest.Digest)) {
 		l.chains[chain].real--
 		l.drop(chain)
 	}
-	for _, chain := range h.standIn {
+	for _, chain := range last {
 		use := l.chains[chain]
-		use.standIn--
-		use.draining = use.draining && use.standIn > 0
+		use.standIn, use.draining = 0, false
 		l.drop(chain)
 	}
 	l.standIn -= len(h.standIn)

@@ -270,6 +270,12 @@ func (h *Host) reconcileLogged(ctx context.Context) {
 }
 
 func (h *Host) reconcile(ctx context.Context) error {
+	// In this order: a volume that is idle now and grafted nowhere afterwards is
+	// wanted by nobody; a pull that comes between pins it again.
+	idle, err := h.volumes.Idle()
+	if err != nil {
+		return err
+	}
 	grafts, err := h.grafter.Grafts(ctx)
 	if err != nil {
 		return err
@@ -285,7 +291,7 @@ func (h *Host) reconcile(ctx context.Context) error {
 	err = h.volumes.Restore(ctx, ids)
 	_, bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
 	if bindErr == nil {
-		bindErr = h.volumes.Sweep(keep)
+		bindErr = h.volumes.Sweep(idle, keep)
 	}
 	return errors.Join(err, bindErr)
 }

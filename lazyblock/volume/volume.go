@@ -94,6 +94,7 @@ type Manager struct {
 type entry struct {
 	busy   chan struct{} // capacity 1
 	pins   int           // under Manager.mu
+	pinned uint64        // how often it was ever pinned; under Manager.mu
 	opened *opened       // nil: not mounted; under busy and, for reading, Manager.mu
 }
 
@@ -191,9 +192,33 @@ func (m *Manager) Restore(ctx context.Context, ids []string) error {
 	return errors.Join(errs...)
 }
 
-// Sweep detaches and forgets every volume that is neither pinned nor in keep,
-// and frees the cached blobs that no remaining volume uses.
-func (m *Manager) Sweep(keep map[string]bool) error {
+// Idle is a look at the recorded volumes that nobody pins.
+type Idle struct {
+	pinned map[string]uint64
+}
+
+// Idle looks which volumes nobody pins. Take it before asking who wants them.
+func (m *Manager) Idle() (Idle, error) {
+	specs, err := m.records.list()
+	if err != nil {
+		return Idle{}, err
+	}
+	idle := Idle{pinned: make(map[string]uint64)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range specs {
+		if e := m.volumes[id]; e == nil {
+			idle.pinned[id] = 0
+		} else if e.pins == 0 {
+			idle.pinned[id] = e.pinned
+		}
+	}
+	return idle, nil
+}
+
+// Sweep detaches and forgets the idle volumes that are not in keep and were not
+// pinned since the look, and frees the cached blobs that no other volume uses.
+func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
 	specs, err := m.records.list()
 	if err != nil {
 		return err
@@ -201,13 +226,13 @@ func (m *Manager) Sweep(keep map[string]bool) error {
 	used := make(map[digest.Digest]bool)
 	var gone []string
 	for id, spec := range specs {
-		if keep[id] || !m.idle(id) {
-			for _, layer := range spec.Layers {
-				used[layer.Digest] = true
-			}
+		if pinned, isIdle := idle.pinned[id]; isIdle && !keep[id] && m.untouched(id, pinned) {
+			gone = append(gone, id)
 			continue
 		}
-		gone = append(gone, id)
+		for _, layer := range spec.Layers {
+			used[layer.Digest] = true
+		}
 	}
 	var errs []error
 	for _, id := range gone {
@@ -342,6 +367,7 @@ func (m *Manager) pin(id string) *entry {
 		m.volumes[id] = e
 	}
 	e.pins++
+	e.pinned++
 	return e
 }
 
@@ -351,11 +377,11 @@ func (m *Manager) unpin(e *entry) {
 	e.pins--
 }
 
-func (m *Manager) idle(id string) bool {
+func (m *Manager) untouched(id string, pinned uint64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.volumes[id]
-	return e == nil || e.pins == 0
+	return e == nil || e.pins == 0 && e.pinned == pinned
 }
 
 func (m *Manager) set(e *entry, o *opened) {
