@@ -65,7 +65,7 @@ func BenchmarkListImages200(b *testing.B) {
 // same machine, and reports the medians' difference as added-ns/op.
 func compare(b *testing.B, call func(context.Context, runtime.ImageServiceClient) error) {
 	backend := newBackend(b)
-	l, err := net.Listen("unix", backend.path)
+	l, err := new(net.ListenConfig).Listen(b.Context(), "unix", backend.path)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func (b *fakeBackend) on(method string, a answer) {
 
 func (b *fakeBackend) start(t testing.TB) {
 	t.Helper()
-	l, err := net.Listen("unix", b.path)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "unix", b.path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func startFront(t testing.TB, b *fakeBackend, preparer Preparer) (*Server, *grpc
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // nothing to wait for
-		_ = s.Shutdown(ctx)
+		_ = s.Shutdown(ctx) // some tests have done it already
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
@@ -253,7 +253,7 @@ func call(ctx context.Context, conn *grpc.ClientConn, method string, request []b
 // for a socket.
 func socketDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "cri")
+	dir, err := os.MkdirTemp("", "cri") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

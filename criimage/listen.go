@@ -106,5 +106,5 @@ func lockDirectory(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock directory %s: %w", path, err), dir.Close())
 	}
-	return func() { dir.Close() }, nil
+	return func() { _ = dir.Close() }, nil
 }

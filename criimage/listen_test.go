@@ -18,7 +18,7 @@ func TestListenMakesSocketAndParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	for path, want := range map[string]fs.FileMode{
 		path:               fs.ModeSocket | socketMode,
 		filepath.Dir(path): fs.ModeDir | parentMode,
@@ -54,8 +54,8 @@ func TestListenReplacesStaleSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	conn, err := net.Dial("unix", path)
+	defer func() { _ = l.Close() }()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestListenLeavesWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
 	for name, put := range map[string]func(t *testing.T, path string) error{
 		"a live socket": func(t *testing.T, path string) error {
-			l, err := net.Listen("unix", path)
+			l, err := new(net.ListenConfig).Listen(t.Context(), "unix", path)
 			if err == nil {
 				t.Cleanup(func() { _ = l.Close() })
 			}
@@ -140,7 +140,7 @@ func TestListenRace(t *testing.T) {
 	if len(listeners) != 1 {
 		t.Fatalf("%d listeners, want 1", len(listeners))
 	}
-	conn, err := net.Dial("unix", path)
+	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}

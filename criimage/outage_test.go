@@ -52,13 +52,12 @@ func recovers(t *testing.T, b *fakeBackend, do func() error) {
 	}
 }
 
-// stayAway keeps the backend down long enough for the pauses between attempts
-// to have grown to their longest, with calls going on.
-func stayAway(t *testing.T, do func() error) {
+// stayAway keeps the backend down for a while, with calls going on.
+func stayAway(t *testing.T, long time.Duration, do func() error) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.After(1500 * time.Millisecond); ; {
+	for end := time.After(long); ; {
 		select {
 		case <-tick.C:
 			if status.Code(do()) != codes.Unavailable {
@@ -82,13 +81,14 @@ func TestContainerdComesAndGoes(t *testing.T) {
 				return err
 			}
 			failsFast(t, b, do) // absent at start
-			stayAway(t, do)
+			// Long enough for pauses that double to grow past what is allowed.
+			stayAway(t, 4*time.Second, do)
 			recovers(t, b, do)
 			for range 2 { // restarted
 				b.stop()
 				eventually(t, "the loss is noticed", func() bool { return do() != nil })
 				failsFast(t, b, do)
-				stayAway(t, do)
+				stayAway(t, 500*time.Millisecond, do)
 				recovers(t, b, do)
 			}
 		})

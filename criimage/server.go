@@ -89,7 +89,7 @@ func (s *Server) Backend() *grpc.ClientConn { return s.backend }
 // Shutdown stops accepting calls, lets pulls in flight finish until ctx ends,
 // and other calls for a second more. What is left is cancelled and waited for:
 // the Preparer is not called after Shutdown has returned. The error is ctx's
-// if a pull had to be cancelled.
+// if a pull had to be cancelled. Call it once.
 func (s *Server) Shutdown(ctx context.Context) error {
 	graceful := make(chan struct{})
 	go func() { // ends with Stop below at the latest
@@ -105,12 +105,17 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // drain waits until no call is left, or only calls that have had their time.
 func (s *Server) drain(ctx context.Context, graceful <-chan struct{}) error {
+	idle := s.pulls.idle()
 	select {
 	case <-graceful:
 		return nil
-	case <-s.pulls.idle():
+	case <-idle:
 	case <-ctx.Done():
-		return fmt.Errorf("finish pulls in flight: %w", context.Cause(ctx))
+		select {
+		case <-idle:
+		default:
+			return fmt.Errorf("finish pulls in flight: %w", context.Cause(ctx))
+		}
 	}
 	grace := time.NewTimer(shortCallGrace)
 	defer grace.Stop()

@@ -109,7 +109,9 @@ func TestShutdownLetsPullsFinish(t *testing.T) {
 	if len(settled) != 1 {
 		t.Error("shutdown did not wait for settle")
 	}
-	receive(t, ended, "the stream of events to end")
+	if err := receive(t, ended, "the stream of events to end"); err == nil {
+		t.Error("the stream of events ended by itself")
+	}
 }
 
 func TestShutdownCancelsPullsThatTakeTooLong(t *testing.T) {
@@ -128,7 +130,9 @@ func TestShutdownCancelsPullsThatTakeTooLong(t *testing.T) {
 	if err := receive(t, pulled, "the pull"); err == nil {
 		t.Error("the pull succeeded")
 	}
-	receive(t, ended, "the backend's call to end")
+	if err := receive(t, ended, "the backend's call to end"); err == nil {
+		t.Error("the backend's call ended by itself")
+	}
 }
 
 // A thousand calls of every kind at once leave nothing behind. Not parallel:
