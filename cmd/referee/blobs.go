@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/configs"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock/cache"
+	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
+	"github.com/referee-cri/referee/lazyblock/volume"
+)
+
+func registryOptions(config *configs.Config, log *zap.Logger) registry.Options {
+	return registry.Options{
+		HostDirs:     config.HostDirs(),
+		DockerConfig: config.Registry.DockerConfig,
+		UserAgent:    "referee/" + version,
+		Log:          log,
+	}
+}
+
+// blobs opens registry blobs through the cache.
+type blobs struct {
+	registry    *registry.Client
+	cache       *cache.Store
+	giveUpAfter time.Duration
+	log         *zap.Logger
+}
+
+var _ volume.Blobs = blobs{}
+
+func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.Descriptor) (volume.Blob, error) {
+	repo, err := b.registry.Repository(repository, creds)
+	if err != nil {
+		return nil, err
+	}
+	return b.cache.Blob(desc, blob.Open(repo, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log}))
+}
+
+func (b blobs) Remove(digest digest.Digest) error { return b.cache.Remove(digest) }
+
+// formats are the formats whose layers can be opened here.
+func formats() map[string]volume.Opener {
+	return map[string]volume.Opener{"overlaybd": openOverlaybd}
+}
+
+func openOverlaybd(ctx context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error) {
+	device, err := overlaybd.Open(ctx, layers, id)
+	if err != nil {
+		return lazyblock.Volume{}, err
+	}
+	fsType, err := lazyblock.FSType(ctx, device)
+	if err != nil {
+		_ = device.Close()
+		return lazyblock.Volume{}, fmt.Errorf("overlaybd device: %w", err)
+	}
+	return lazyblock.Volume{FSType: fsType, Primary: device}, nil
+}

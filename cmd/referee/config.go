@@ -1,0 +1,46 @@
+package main
+
+import (
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/referee-cri/referee/configs"
+)
+
+func configCommand(load func() (*configs.Config, error)) *cobra.Command {
+	command := &cobra.Command{Use: "config", Short: "Show or check the configuration"}
+	command.AddCommand(
+		&cobra.Command{
+			Use:   "default",
+			Short: "Print the commented default configuration",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				_, err := cmd.OutOrStdout().Write(configs.DefaultTOML)
+				return err
+			},
+		},
+		&cobra.Command{
+			Use:   "check",
+			Short: "Report every problem of the configuration file",
+			Args:  cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error {
+				_, err := load()
+				return err
+			},
+		},
+		&cobra.Command{
+			Use:   "dump",
+			Short: "Print the configuration in force, defaults included",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				config, err := load()
+				if err != nil {
+					return err
+				}
+				return toml.NewEncoder(cmd.OutOrStdout()).Encode(config)
+			},
+		},
+	)
+	return command
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/referee-cri/referee/configs"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock/host"
+	"github.com/referee-cri/referee/lazyblock/volume"
+	"github.com/referee-cri/referee/negotiate"
+)
+
+// newGuard wires negotiation and the node into the guard of pulls.
+func newGuard(config *configs.Config, d *daemonParts, log *zap.Logger) (*fallback.Guard, error) {
+	journal, err := openJournal(config)
+	if err != nil {
+		return nil, err
+	}
+	negotiator := negotiate.New(negotiate.Options{
+		Client:     d.registry,
+		Policy:     negotiate.PolicyFunc(attachable(d.volumes)),
+		LegacyORAS: legacyMode(config.Registry.LegacyORAS),
+		Log:        log,
+	})
+	return fallback.New(planner{negotiator}, node{d.host}, journal, log, fallback.Options{
+		Disabled:         config.Disabled,
+		NegotiateTimeout: config.Pull.NegotiateTimeout.Duration,
+		AttachTimeout:    config.Pull.AttachTimeout.Duration,
+		NodeTimeout:      config.Pull.NodeTimeout.Duration,
+		RecheckAfter:     config.Pull.RecheckAfter.Duration,
+		Failures:         config.Breaker.Failures,
+		OpenFor:          config.Breaker.OpenFor.Duration,
+	}), nil
+}
+
+// attachable lets pass what this node has a reader for.
+func attachable(volumes *volume.Manager) func(context.Context, *negotiate.Image, *negotiate.Candidate) (int, error) {
+	return func(_ context.Context, _ *negotiate.Image, c *negotiate.Candidate) (int, error) {
+		if !volumes.CanOpen(c.Format) {
+			return 0, reason.Errorf(reason.NotAttachable, "this node has no reader for %s", c.Format)
+		}
+		return 0, nil
+	}
+}
+
+func legacyMode(hosts []string) func(string) negotiate.LegacyMode {
+	return func(host string) negotiate.LegacyMode {
+		if slices.Contains(hosts, host) || slices.Contains(hosts, "*") {
+			return negotiate.LegacyOn
+		}
+		return negotiate.LegacyOff
+	}
+}
+
+// planner lets the guard ask the negotiator.
+type planner struct{ negotiator *negotiate.Negotiator }
+
+func (p planner) Plan(ctx context.Context, pull fallback.Pull) (*negotiate.Plan, error) {
+	return p.negotiator.Plan(ctx, negotiate.Request{Reference: pull.Reference, Credentials: credentials(pull.Auth)})
+}
+
+// credentials are those of a request; nil is anonymous.
+func credentials(auth *runtime.AuthConfig) registry.Credentials {
+	return registry.Credentials{
+		Username:      auth.GetUsername(),
+		Password:      auth.GetPassword(),
+		Auth:          auth.GetAuth(),
+		IdentityToken: auth.GetIdentityToken(),
+		ServerAddress: auth.GetServerAddress(),
+	}
+}
+
+// node lets the guard use the host.
+type node struct{ host *host.Host }
+
+func (n node) Present(ctx context.Context, reference string) ([]digest.Digest, error) {
+	return n.host.Present(ctx, reference)
+}
+
+func (n node) Shield(ctx context.Context, chains []digest.Digest) (func(), error) {
+	return n.host.Shield(ctx, chains)
+}
+
+func (n node) Removed() { n.host.Removed() }
+
+func (n node) Attach(ctx context.Context, plan *negotiate.Plan) (fallback.Attached, error) {
+	image := lazyImage(plan)
+	release, timing, err := n.host.Attach(ctx, image, registry.Credentials{})
+	return fallback.Attached{
+		Volume:  image.Volume.ID(),
+		Mount:   timing.Volume,
+		Graft:   timing.Graft,
+		Release: release,
+	}, err
+}
+
+// lazyImage says in the host's words what the plan chose.
+func lazyImage(plan *negotiate.Plan) host.Image {
+	image := host.Image{
+		Chains: plan.Image.ChainIDs,
+		Volume: volume.Spec{
+			Format:     plan.Chosen.Format,
+			Repository: plan.Image.Repository,
+			Reference:  plan.Image.Reference,
+			Artifact:   plan.Chosen.Artifact,
+			Layers:     plan.Chosen.Layers,
+		},
+	}
+	known := []ocispec.Descriptor{plan.Image.Manifest, plan.Image.Config}
+	if plan.Image.Index != nil {
+		known = append(known, *plan.Image.Index)
+	}
+	for _, descriptor := range known {
+		if bytes, ok := plan.Image.Documents[descriptor.Digest]; ok {
+			image.Documents = append(image.Documents, host.Document{Descriptor: descriptor, Bytes: bytes})
+		}
+	}
+	return image
+}
+

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/referee-cri/referee/configs"
+	"github.com/referee-cri/referee/criimage"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock/attach"
+	"github.com/referee-cri/referee/lazyblock/cache"
+	"github.com/referee-cri/referee/lazyblock/graft"
+	"github.com/referee-cri/referee/lazyblock/host"
+	"github.com/referee-cri/referee/lazyblock/volume"
+)
+
+// snapshotter is the only one that can be grafted into; Grafter.Check verifies it.
+const snapshotter = "overlayfs"
+
+// shutdownTimeout is how long pulls in flight may go on after SIGTERM.
+const shutdownTimeout = 10 * time.Second
+
+func serveCommand(load func() (*configs.Config, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon: the CRI socket in front of containerd",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config, err := load()
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(config.Log)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = log.Sync() }()
+			return serve(cmd.Context(), config, log)
+		},
+	}
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
+	d, err := newDaemon(config, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := d.close(); err != nil {
+			log.Error("daemon not closed cleanly", zap.Error(err))
+		}
+	}()
+	listener, err := listen(ctx, config.CRI.Socket)
+	if err != nil {
+		return err
+	}
+	// Bring grafts back first: a container created meanwhile would find them
+	// dangling. containerd may not be there yet; the loop goes on trying.
+	if err := d.host.Restore(ctx); err != nil {
+		log.Warn("node not restored yet", zap.Error(err))
+	}
+	loop := make(chan struct{})
+	loopCtx, stopLoop := context.WithCancel(ctx)
+	go func() { // ends with loopCtx; waited for below
+		defer close(loop)
+		d.host.Run(loopCtx)
+	}()
+	served := make(chan error, 1)
+	go func() { served <- d.cri.Serve(listener) }() // ends with Shutdown; waited for below
+	log.Info("serving", zap.String("socket", config.CRI.Socket), zap.String("backend", config.CRI.Backend), zap.String("version", version))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+
+	select {
+	case <-ctx.Done():
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		err = d.cri.Shutdown(shutdown)
+		cancel()
+		err = errors.Join(err, <-served)
+	case err = <-served:
+	}
+	stopLoop()
+	<-loop
+	return err
+}
+
+// listen takes the socket that systemd handed over, or makes one.
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	listeners, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take over systemd's socket: %w", err)
+	}
+	if len(listeners) > 0 && listeners[0] != nil {
+		return listeners[0], nil
+	}
+	return criimage.Listen(ctx, path)
+}
+
+// daemonParts is everything that runs in one daemon.
+type daemonParts struct {
+	registry   *registry.Client
+	containerd *grpc.ClientConn
+	driver     attach.Driver
+	cache      *cache.Store
+	volumes    *volume.Manager
+	host       *host.Host
+	cri        *criimage.Server
+}
+
+func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err error) {
+	d = &daemonParts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	for _, dir := range []string{config.Root, config.State} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return d, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	d.registry = registry.New(registryOptions(config, log))
+	if d.containerd, err = criimage.Dial(config.ContainerdAddress()); err != nil {
+		return d, err
+	}
+	if d.cache, err = cache.Open(config.CacheDir(), cache.Options{MaxBytes: config.Cache.MaxSize.Bytes, Log: log}); err != nil {
+		return d, err
+	}
+	if d.driver, err = attach.NewFUSE(filepath.Join(config.State, "fuse"), log); err != nil {
+		return d, err
+	}
+	d.volumes, err = volume.NewManager(volume.Options{
+		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), Log: log,
+		Blobs: blobs{registry: d.registry, cache: d.cache, giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
+	})
+	if err != nil {
+		return d, err
+	}
+	grafter := graft.New(graft.Options{
+		Conn: d.containerd, Namespace: config.Containerd.Namespace, Snapshotter: snapshotter,
+		VolumesDir: d.volumes.Dir(), Log: log,
+	})
+	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Log: log})
+	guard, err := newGuard(config, d, log)
+	if err != nil {
+		return d, err
+	}
+	d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: guard, Log: log})
+	return d, err
+}
+
+// close releases what newDaemon made, in the opposite order. Mounts stay.
+func (d *daemonParts) close() error {
+	var errs []error
+	if d.volumes != nil {
+		errs = append(errs, d.volumes.Close())
+	}
+	if d.driver != nil {
+		errs = append(errs, d.driver.Close())
+	}
+	if d.cache != nil {
+		errs = append(errs, d.cache.Close())
+	}
+	if d.containerd != nil {
+		errs = append(errs, d.containerd.Close())
+	}
+	if d.registry != nil {
+		errs = append(errs, d.registry.Close())
+	}
+	return errors.Join(errs...)
+}
+
+var _ criimage.Preparer = (*fallback.Guard)(nil)

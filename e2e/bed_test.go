@@ -1,0 +1,112 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/referee-cri/referee/e2e/node"
+	"github.com/referee-cri/referee/e2e/tools"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/regtest"
+)
+
+// bed is a node with a registry and the daemon in front of containerd.
+type bed struct {
+	*node.Node
+	registry *regtest.Registry
+	referee  *node.Referee
+	lazy     *node.Client // a kubelet whose image endpoint is Referee
+	binary   string
+	config   string // path of the daemon's configuration
+}
+
+// newBed starts everything. settings is TOML added to the daemon's configuration.
+func newBed(t *testing.T, opts node.Options, settings string) *bed {
+	t.Helper()
+	b := &bed{Node: node.Run(t, opts), registry: regtest.New(t, regtest.Options{})}
+	binary, err := tools.Referee(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.binary = binary
+	socket := filepath.Join(b.Dir(), "referee", "cri.sock")
+	b.config = filepath.Join(b.Dir(), "referee.toml")
+	b.referee = b.RunReferee(t, node.RefereeOptions{
+		Binary: binary,
+		Socket: socket,
+		Config: fmt.Sprintf(`version = 1
+root = %q
+state = %q
+%s
+[cri]
+socket = %q
+backend = %q
+[registry]
+config_path = %q
+legacy_oras = ["*"]
+[log]
+level = "debug"
+format = "text"
+`, filepath.Join(b.Dir(), "referee-root"), filepath.Join(b.Dir(), "referee-state"), settings,
+			socket, b.Socket(), filepath.Join(b.Dir(), "certs.d")),
+	})
+	if b.lazy, err = b.referee.Client(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.lazy.Close)
+	return b
+}
+
+// run runs the referee binary as a user would and returns what it prints.
+func (b *bed) run(t *testing.T, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	var stdout, stderr strings.Builder
+	command := exec.CommandContext(ctx, b.binary, append([]string{"--config", b.config}, args...)...)
+	command.Stdout, command.Stderr = &stdout, &stderr
+	if err := command.Run(); err != nil {
+		t.Fatalf("referee %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return stdout.String()
+}
+
+// explain returns the journal's newest entry for ref. A pull is journalled just
+// after its caller has the answer, so an entry older than since is waited out.
+func (b *bed) explain(t *testing.T, ref string, since time.Time) fallback.Entry {
+	t.Helper()
+	journal := fallback.ReadJournal(filepath.Join(b.Dir(), "referee-root", "journal"))
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		entry, err := journal.Last(ref)
+		if err == nil && !entry.Time.Before(since) {
+			return entry
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no journal entry of %s since %v: %v", ref, since, err)
+		}
+		select {
+		case <-t.Context().Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// pull pulls ref through Referee and checks how.
+func (b *bed) pull(t *testing.T, ref string, want fallback.Outcome) fallback.Entry {
+	t.Helper()
+	started := time.Now()
+	if _, err := b.lazy.Pull(t.Context(), ref, nil); err != nil {
+		t.Fatalf("pull %s: %v", ref, err)
+	}
+	entry := b.explain(t, ref, started)
+	if entry.Outcome != want {
+		t.Fatalf("pull of %s was %s (%s: %s), want %s", ref, entry.Outcome, entry.Reason, entry.Sentence, want)
+	}
+	return entry
+}
