@@ -1,0 +1,121 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"github.com/referee-cri/referee/internal/reason"
+)
+
+// fetch is one request to the origin for blocks that are missing.
+type fetch struct {
+	off, end int64
+	deadline time.Time // the first waiter's; zero: none
+	ahead    bool      // nobody may be waiting, and it goes on
+	cancel   context.CancelFunc
+
+	waiters   int  // under file.mu
+	abandoned bool // under file.mu: cancelled because the last waiter left
+
+	done chan struct{} // closed when what is below is set
+	err  error
+	data []byte // the bytes, where they could not be kept; never changed
+}
+
+// start begins a fetch of [off, end). The caller holds f.mu.
+func (f *file) start(ctx context.Context, off, end int64, ahead bool) *fetch {
+	fe := &fetch{off: off, end: end, deadline: deadlineOf(ctx), ahead: ahead, done: make(chan struct{})}
+	// The fetch outlives the reader that began it if others have joined.
+	fctx := context.WithoutCancel(ctx)
+	if fe.deadline.IsZero() {
+		fctx, fe.cancel = context.WithCancel(fctx)
+	} else {
+		fctx, fe.cancel = context.WithDeadline(fctx, fe.deadline)
+	}
+	f.fetches = append(f.fetches, fe)
+	f.fetching.Go(func() { f.run(fctx, fe) }) // shutdown waits for it
+	return fe
+}
+
+// run does the work of a fetch and tells its waiters.
+func (f *file) run(ctx context.Context, fe *fetch) {
+	defer fe.cancel()
+	fe.data, fe.err = f.transfer(ctx, fe.off, fe.end)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, other := range f.fetches {
+		if other == fe {
+			last := len(f.fetches) - 1
+			f.fetches[i], f.fetches[last] = f.fetches[last], nil
+			f.fetches = f.fetches[:last]
+			break
+		}
+	}
+	close(fe.done)
+}
+
+// transfer brings [off, end) from the origin into the file, or returns the bytes
+// where the file does not take them.
+func (f *file) transfer(ctx context.Context, off, end int64) ([]byte, error) {
+	n := end - off
+	if err := f.store.budget.Acquire(ctx, n); err != nil {
+		return nil, err
+	}
+	defer f.store.budget.Release(n)
+	p := f.store.buffers.get(n)
+	if err := f.fetchOrigin(ctx, p, off); err != nil {
+		f.store.buffers.put(p)
+		return nil, err
+	}
+	if f.store.keep(f, p, off) != nil {
+		return p, nil
+	}
+	f.store.buffers.put(p)
+	return nil, nil
+}
+
+// join adds a waiter. The caller holds f.mu.
+func (fe *fetch) join() *fetch {
+	fe.waiters++
+	return fe
+}
+
+// leave takes a waiter off; a fetch that nobody needs any more ends.
+func (f *file) leave(fe *fetch) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fe.waiters--
+	if fe.waiters > 0 || fe.ahead {
+		return
+	}
+	select {
+	case <-fe.done:
+	default:
+		fe.abandoned = true
+		fe.cancel()
+	}
+}
+
+// await waits for a fetch. again means that it failed for a reason that is not
+// this waiter's: another one's haste, or departure.
+func (f *file) await(ctx context.Context, fe *fetch) (again bool, err error) {
+	select {
+	case <-fe.done:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if fe.err == nil {
+		return false, nil
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		return false, reason.Errorf(reason.Internal, "cache closed during the read: %w", fe.err)
+	}
+	mine := deadlineOf(ctx)
+	hastier := !fe.deadline.IsZero() && (mine.IsZero() || mine.After(fe.deadline))
+	return fe.abandoned || hastier, fe.err
+}

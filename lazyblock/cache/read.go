@@ -1,0 +1,172 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+)
+
+// piece is a part of a read: on disk, or brought by a fetch.
+type piece struct {
+	off, end int64
+	fetch    *fetch // nil: on disk
+}
+
+// window is how much of one read is planned at a time; it bounds what a single
+// long read can have under way.
+const window = 16 << 20
+
+// readMissing fills p, of which something is not here.
+func (f *file) readMissing(ctx context.Context, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		end := min(off+int64(len(p)), off+int64(n)+window)
+		m, err := f.readWindow(ctx, p[n:end-off], off+int64(n))
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readWindow fills p, or as much as it can before it has to plan anew.
+func (f *file) readWindow(ctx context.Context, p []byte, off int64) (n int, err error) {
+	err = f.cover(ctx, off, off+int64(len(p)), func(pc piece) error {
+		from, to := max(pc.off, off), min(pc.end, off+int64(len(p)))
+		if err := f.copyPiece(ctx, p[from-off:to-off], from, pc); err != nil {
+			return err
+		}
+		n = int(to - off)
+		return nil
+	})
+	return n, err
+}
+
+// fill makes [off, off+n) present.
+func (f *file) fill(ctx context.Context, off, n int64) error {
+	for end := off + n; off < end; {
+		next := min(end, off+window)
+		err := f.cover(ctx, off, next, func(pc piece) error {
+			off = min(pc.end, next)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cover plans [off, end), waits for each fetch in turn and hands the pieces to
+// use, in order. Where a fetch failed through no fault of this reader it stops
+// without an error: what is left has to be planned anew.
+func (f *file) cover(ctx context.Context, off, end int64, use func(piece) error) error {
+	pieces, err := f.plan(ctx, off, end)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, pc := range pieces {
+			if pc.fetch != nil {
+				f.leave(pc.fetch)
+			}
+		}
+	}()
+	for _, pc := range pieces {
+		if pc.fetch != nil {
+			if again, err := f.await(ctx, pc.fetch); err != nil {
+				if again {
+					return nil
+				}
+				return err
+			}
+		}
+		if err := use(pc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyPiece fills p, a part of pc that begins at off. A file that cannot be read
+// any more is passed by.
+func (f *file) copyPiece(ctx context.Context, p []byte, off int64, pc piece) error {
+	if pc.fetch != nil && pc.fetch.data != nil {
+		copy(p, pc.fetch.data[off-pc.fetch.off:])
+		return nil
+	}
+	n, err := f.sparse.data.ReadAt(p, off)
+	if n == len(p) && (err == nil || errors.Is(err, io.EOF)) {
+		return nil
+	}
+	if f.closed() {
+		return os.ErrClosed
+	}
+	return f.fetchOrigin(ctx, p, off)
+}
+
+// plan splits [off, end) into pieces, starts the fetches that are needed and
+// joins those under way. Every fetch in the result must be left.
+func (f *file) plan(ctx context.Context, off, end int64) ([]piece, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		return nil, os.ErrClosed
+	}
+	var pieces []piece
+	missed := false
+	for pos := f.alignDown(off, f.sparse.blockSize); pos < end; {
+		pc := piece{off: pos}
+		if f.present(pos) {
+			for pc.end = pos; pc.end < end && f.present(pc.end); {
+				pc.end += f.sparse.blockSize
+			}
+		} else {
+			missed = true
+			fe := f.fetchAt(pos)
+			if fe == nil {
+				fe = f.startAt(ctx, pos, end, false)
+			}
+			pc.fetch, pc.end = fe.join(), fe.end
+		}
+		pieces = append(pieces, pc)
+		pos = pc.end
+	}
+	if missed {
+		f.readAhead(ctx, off, end)
+	}
+	return pieces, nil
+}
+
+// startAt starts a fetch that covers the missing block at pos and, of the hole
+// around it, what is wanted up to end, aligned to the fetch size.
+func (f *file) startAt(ctx context.Context, pos, end int64, ahead bool) *fetch {
+	fetchSize, blockSize := f.store.opts.FetchSize, f.sparse.blockSize
+	start := pos
+	for lowest := f.alignDown(pos, fetchSize); start > lowest && f.missing(start-blockSize); {
+		start -= blockSize
+	}
+	limit := min(f.alignDown(end+fetchSize-1, fetchSize), f.entry.size, start+f.store.opts.MaxRequest)
+	stop := pos + blockSize
+	for stop < limit && f.missing(stop) {
+		stop += blockSize
+	}
+	return f.start(ctx, start, min(stop, f.entry.size), ahead)
+}
+
+func (f *file) alignDown(off, unit int64) int64 { return off &^ (unit - 1) }
+
+func (f *file) present(off int64) bool { return f.sparse.present.has(off / f.sparse.blockSize) }
+
+// missing reports whether nobody has or fetches the block at off.
+func (f *file) missing(off int64) bool { return !f.present(off) && f.fetchAt(off) == nil }
+
+func (f *file) fetchAt(off int64) *fetch {
+	for _, fe := range f.fetches {
+		if fe.off <= off && off < fe.end {
+			return fe
+		}
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package cache
+
+import (
+	"errors"
+	"syscall"
+
+	"go.uber.org/zap"
+)
+
+var errNoRoom = errors.New("cache is full of blobs in use")
+
+// reserve counts n more bytes of e, after making room for them.
+func (s *Store) reserve(e *entry, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.makeRoom(n) {
+		return errNoRoom
+	}
+	e.bytes += n
+	s.bytes += n
+	return nil
+}
+
+// unreserve takes n bytes of e off the count.
+func (s *Store) unreserve(e *entry, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.bytes -= n
+	s.bytes -= n
+}
+
+// makeRoom removes unused blobs until n more bytes fit, and reports whether they
+// do. The caller holds s.mu.
+func (s *Store) makeRoom(n int64) bool {
+	if s.opts.MaxBytes == 0 {
+		return true
+	}
+	for s.bytes+n > s.opts.MaxBytes {
+		if !s.evict() {
+			return false
+		}
+	}
+	return true
+}
+
+// evict removes the blob that has not been used for longest, and reports whether
+// there was one. The caller holds s.mu.
+func (s *Store) evict() bool {
+	var oldest *entry
+	for _, e := range s.entries {
+		if e.refs == 0 && e.closing == nil && (oldest == nil || e.used.Before(oldest.used)) {
+			oldest = e
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	if err := s.remove(oldest); err != nil {
+		s.opts.Log.Warn("evicting a cached blob", zap.Stringer("digest", oldest.digest), zap.Error(err))
+	} else {
+		s.opts.Log.Debug("evicted a cached blob", zap.Stringer("digest", oldest.digest), zap.Int64("bytes", oldest.bytes))
+	}
+	return true
+}
+
+// keep writes fetched bytes to the file. Where that is impossible they are not
+// kept, which is told once until it works again.
+func (s *Store) keep(f *file, p []byte, off int64) error {
+	err := s.reserve(f.entry, int64(len(p)))
+	if err == nil {
+		if err = s.write(f, p, off); err != nil {
+			s.unreserve(f.entry, int64(len(p)))
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if (err != nil) != s.degraded {
+		s.degraded = err != nil
+		if s.degraded {
+			s.opts.Log.Warn("cache cannot keep what is read; reads go on without it", zap.Stringer("digest", f.entry.digest), zap.Error(err))
+		} else {
+			s.opts.Log.Info("cache keeps what is read again")
+		}
+	}
+	return err
+}
+
+// write tries again where the disk was full and a blob could be removed.
+func (s *Store) write(f *file, p []byte, off int64) error {
+	for {
+		err := f.sparse.write(p, off)
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			return err
+		}
+		s.mu.Lock()
+		evicted := s.evict()
+		s.mu.Unlock()
+		if !evicted {
+			return err
+		}
+	}
+}
