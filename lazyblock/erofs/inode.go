@@ -18,6 +18,7 @@ const (
 	TypeSocket  = 0o140000
 
 	permMask = 0o7777
+	setGID   = 0o2000
 )
 
 // Bounds of what Linux can have made itself.

@@ -233,6 +233,8 @@ func (l *Layer) enter(dir *Inode, parts []string) (*Inode, error) {
 		made.flags = flagOpaque
 	} else if below := l.lowerDir(parts); below != nil {
 		made.copyMetadata(below)
+	} else if dir.Mode&setGID != 0 {
+		made.GID = dir.GID // as mkdir(2) does
 	}
 	if err := l.used.charge(l.lower.limits, name, made); err != nil {
 		return nil, err
