@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -23,9 +24,10 @@ func (e *Entry) latest() time.Time {
 // and every candidate that was not taken with the reason. Control characters,
 // which a registry may have put into its texts, are replaced.
 func (e *Entry) WriteText(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var text bytes.Buffer // which takes everything, so that the one error is that of w
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(t, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+		_, _ = fmt.Fprintf(t, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
 	}
 	row("reference", "%s", e.Reference)
 	row("pulled", "%s", e.Time.UTC().Format(time.DateTime+" MST"))
@@ -51,10 +53,10 @@ func (e *Entry) WriteText(w io.Writer) error {
 	for _, warning := range e.Warnings {
 		row("warning", "%s", warning)
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	return e.writeRejected(w)
+	_ = t.Flush()
+	e.writeRejected(&text)
+	_, err := w.Write(text.Bytes())
+	return err
 }
 
 func (e *Entry) writeDecision(row func(string, string, ...any)) {
@@ -87,25 +89,23 @@ func (e *Entry) writeImage(row func(string, string, ...any)) {
 	}
 }
 
-func (e *Entry) writeRejected(w io.Writer) error {
+func (e *Entry) writeRejected(text *bytes.Buffer) {
 	if len(e.Rejected) == 0 {
-		return nil
+		return
 	}
-	if _, err := io.WriteString(w, "\nnot taken\n"); err != nil {
-		return err
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	text.WriteString("\nnot taken\n")
+	t := tabwriter.NewWriter(text, 0, 0, 2, ' ', 0)
 	for _, r := range e.Rejected {
 		format := r.Format
 		if format == "" {
 			format = "unknown"
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", printable(format), printable(short(r.Artifact.String())), printable(string(r.Reason)), printable(r.Detail))
+		_, _ = fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", printable(format), printable(short(r.Artifact.String())), printable(string(r.Reason)), printable(r.Detail))
 	}
 	if e.Omitted > 0 {
-		fmt.Fprintf(t, "  and %d more\n", e.Omitted)
+		_, _ = fmt.Fprintf(t, "  and %d more\n", e.Omitted)
 	}
-	return t.Flush()
+	_ = t.Flush()
 }
 
 // text lists the steps that were reached, in their order.

@@ -22,7 +22,7 @@ type pattern struct {
 func CompilePatterns(texts []string) Patterns {
 	var all Patterns
 	for _, text := range texts {
-		quoted := regexp.QuoteMeta(text)
+		quoted := regexp.QuoteMeta(strings.ToValidUTF8(text, "\uFFFD"))
 		quoted = strings.ReplaceAll(quoted, `\*\*`, `.*`)
 		quoted = strings.ReplaceAll(quoted, `\*`, `[^/]*`)
 		all = append(all, pattern{text, regexp.MustCompile(`\A(?s:` + quoted + `)\z`)})
