@@ -110,3 +110,13 @@ func (b *bed) pull(t *testing.T, ref string, want fallback.Outcome) fallback.Ent
 	}
 	return entry
 }
+
+// removePod ends a container with its pod. It may be called again.
+func removePod(t *testing.T, container *node.Container) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := container.Pod().Remove(ctx); err != nil {
+		t.Errorf("remove pod: %v", err)
+	}
+}

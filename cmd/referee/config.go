@@ -1,7 +1,6 @@
 package main
 
 import (
-
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
 

@@ -125,4 +125,3 @@ func lazyImage(plan *negotiate.Plan) host.Image {
 	}
 	return image
 }
-
