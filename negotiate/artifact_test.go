@@ -95,7 +95,7 @@ func TestArtifactsAreVerified(t *testing.T) {
 		}},
 		"gone":       {form: form{artifactType: typeNative, layers: 3}, want: reason.NotFound, fault: func(ocispec.Descriptor) regtest.Fault { return regtest.Fault{Status: 404} }},
 		"forbidden":  {form: form{artifactType: typeNative, layers: 3}, want: reason.Unauthorized, fault: func(ocispec.Descriptor) regtest.Fault { return regtest.Fault{Status: 403} }},
-		"over 4 MiB": {form: form{artifactType: typeNative, layers: 3}, want: reason.SizeMismatch, fault: func(d ocispec.Descriptor) regtest.Fault { return regtest.Fault{Match: regtest.Path("/none")} }},
+		"over 4 MiB": {form: form{artifactType: typeNative, layers: 3}, want: reason.SizeMismatch, fault: func(ocispec.Descriptor) regtest.Fault { return regtest.Fault{Match: regtest.Path("/none")} }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,7 +151,7 @@ func TestListsThatLie(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.ArtifactType = typeNative
-			listInTag(t, reg, "app", img.Descriptor.Digest, d)
+			listInTag(t, reg, img.Descriptor.Digest, d)
 			p := plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
 			if p.Lazy() || p.Reason != reason.SubjectMismatch {
 				t.Errorf("%s: %s", p.Reason, p.Detail)

@@ -37,6 +37,16 @@ type judge struct {
 	img    *Image
 	wanted ocispec.Platform
 	match  platforms.MatchComparer
+	finder *finder
+	early  *lookahead // nil where nothing was asked in advance
+}
+
+// attached lists what is attached to d.
+func (j *judge) attached(ctx context.Context, d digest.Digest) listing {
+	if j.early != nil && j.early.subject == d {
+		return j.early.wait(ctx)
+	}
+	return j.finder.find(ctx, d)
 }
 
 // outcome is what became of one referrer: exactly one member is set.

@@ -29,7 +29,8 @@ const (
 	// LegacyOn: always, at the same time as the current ones.
 	LegacyOn
 	// LegacyAuto: when the current ones know nothing attached; what the registry
-	// lacks is remembered for a day.
+	// lacks is remembered for a day. The first version of the endpoint cannot say
+	// "not here" otherwise than "nothing attached", so it is asked each time.
 	LegacyAuto
 )
 
@@ -62,6 +63,42 @@ func (f *finder) find(ctx context.Context, subject digest.Digest) listing {
 		f.n.lists.put(key, found, 1+len(found.entries), ttl)
 	}
 	return found
+}
+
+// lookahead is a list asked for before it is needed.
+type lookahead struct {
+	subject digest.Digest
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when list is there
+	list    listing
+}
+
+// ahead begins to ask what is attached to subject. Its goroutine ends by itself
+// within timeout; stop waits for it.
+func (f *finder) ahead(ctx context.Context, subject digest.Digest, timeout time.Duration) *lookahead {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	l := &lookahead{subject: subject, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		l.list = f.find(ctx, subject)
+	}()
+	return l
+}
+
+// wait returns the list, whose own time may end before that of ctx.
+func (l *lookahead) wait(ctx context.Context) listing {
+	select {
+	case <-l.done:
+		return l.list
+	case <-ctx.Done():
+		return listing{problem: ctx.Err()}
+	}
+}
+
+// stop ends the asking, whether or not anybody wanted the answer.
+func (l *lookahead) stop() {
+	l.cancel()
+	<-l.done
 }
 
 func (f *finder) ask(ctx context.Context, subject digest.Digest) listing {

@@ -21,10 +21,10 @@ import (
 // tagOf is the fallback tag of a SHA-256 digest.
 func tagOf(d digest.Digest) string { return strings.Replace(d.String(), ":", "-", 1) }
 
-// listInTag writes the fallback tag of subject.
-func listInTag(t *testing.T, reg *regtest.Registry, repo string, subject digest.Digest, entries ...ocispec.Descriptor) {
+// listInTag writes the fallback tag of subject in repository app.
+func listInTag(t *testing.T, reg *regtest.Registry, subject digest.Digest, entries ...ocispec.Descriptor) {
 	t.Helper()
-	_, err := reg.PutJSON(repo, tagOf(subject), ocispec.MediaTypeImageIndex, map[string]any{
+	_, err := reg.PutJSON("app", tagOf(subject), ocispec.MediaTypeImageIndex, map[string]any{
 		"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": entries,
 	})
 	if err != nil {
@@ -82,7 +82,7 @@ func TestAnswersOfTheReferrersAPI(t *testing.T) {
 			reg := regtest.New(t, regtest.Options{})
 			img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
 			d := form{artifactType: typeNative, layers: 2}.attach(t, reg, "app", img.Descriptor)
-			listInTag(t, reg, "app", img.Descriptor.Digest, d)
+			listInTag(t, reg, img.Descriptor.Digest, d)
 			login := answer(200, "text/html", html)
 			login.Match = regtest.Path("/login")
 			reg.Inject(login)
@@ -121,10 +121,10 @@ func TestFallbackTag(t *testing.T) {
 	}{
 		"full entry": {func(t *testing.T, reg *regtest.Registry, img *regtest.Image, d ocispec.Descriptor) {
 			d.ArtifactType = typeNative
-			listInTag(t, reg, "app", img.Descriptor.Digest, d)
+			listInTag(t, reg, img.Descriptor.Digest, d)
 		}, true, ""},
 		"entry of an old client, without artifact type": {func(t *testing.T, reg *regtest.Registry, img *regtest.Image, d ocispec.Descriptor) {
-			listInTag(t, reg, "app", img.Descriptor.Digest, d)
+			listInTag(t, reg, img.Descriptor.Digest, d)
 		}, true, ""},
 		"absent": {func(*testing.T, *regtest.Registry, *regtest.Image, ocispec.Descriptor) {}, false, reason.NoReferrers},
 		"an image under the tag": {func(t *testing.T, reg *regtest.Registry, img *regtest.Image, _ ocispec.Descriptor) {
@@ -134,7 +134,7 @@ func TestFallbackTag(t *testing.T) {
 			putImage(t, reg, "app", tagOf(img.Descriptor.Digest)+".sig", regtest.ImageSpec{Seed: 9})
 		}, false, reason.NoReferrers},
 		"digest header lies": {func(t *testing.T, reg *regtest.Registry, img *regtest.Image, d ocispec.Descriptor) {
-			listInTag(t, reg, "app", img.Descriptor.Digest, d)
+			listInTag(t, reg, img.Descriptor.Digest, d)
 			reg.Inject(regtest.Fault{Match: regtest.Path("/manifests/sha256-"), Header: http.Header{"Docker-Content-Digest": {img.Descriptor.Digest.String()}}})
 		}, false, reason.DigestMismatch},
 	} {

@@ -12,11 +12,13 @@
 // everything content-addressed is hashed, every body has a limit, an artifact
 // must name the subject that was asked about, whatever a list says.
 //
-// On a warm connection a single-platform image costs three round trips one
-// after another: its manifest; its config and its referrers, together; the
-// artifact's manifest. A multi-platform image costs one more for the index.
+// On a warm connection an image costs three round trips one after another: its
+// manifest; its config and its referrers, together; the artifact's manifest. So
+// does a multi-platform one: the index; the manifest and its referrers; the
+// config and the artifact's manifest.
 //
 // Goroutines: Plan runs the config's fetch beside discovery, legacy beside
-// current endpoints, and up to four artifact fetches at once. It returns when
-// all of them have. Nothing runs between calls.
+// current endpoints, and up to four artifact fetches at once; the referrers of an
+// index's manifest are asked for while it is fetched. It returns when all of them
+// have ended. Nothing runs between calls.
 package negotiate

@@ -48,6 +48,9 @@ type resolver struct {
 	repo     *registry.Repository
 	platform platforms.MatchComparer
 	fetched  int
+	// expect, if set, is told which manifest will probably be the one, before it
+	// is fetched.
+	expect func(digest.Digest)
 }
 
 // resolve fills img up to its layers. The index, if any, and the manifest are
@@ -109,6 +112,10 @@ func (r *resolver) choose(ctx context.Context, index *Manifest, docs map[digest.
 	entries := runnable(index.Manifests, r.platform)
 	if len(entries) == 0 {
 		return nil, reason.Errorf(reason.OtherPlatform, "index %s has no image for this platform", index.Descriptor.Digest)
+	}
+	if first := entries[0]; r.expect != nil && first.Platform != nil && isImage(first.MediaType) {
+		r.expect(first.Digest)
+		r.expect = nil
 	}
 	var failed error
 	for _, entry := range entries {

@@ -118,12 +118,18 @@ func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
 	plan := &Plan{Image: Image{
 		Reference: named.String(), Repository: named.Name(), Documents: map[digest.Digest][]byte{},
 	}}
-	match := platforms.Only(wanted)
-	r := &resolver{repo: repo, platform: match}
-	if err := r.resolve(ctx, &plan.Image, tagOrDigest); err != nil {
+	j := &judge{n: n, repo: repo, wanted: wanted, match: platforms.Only(wanted)}
+	j.finder = &finder{n: n, repo: repo, log: n.log}
+	r := &resolver{repo: repo, platform: j.match, expect: func(d digest.Digest) {
+		j.early = j.finder.ahead(ctx, d, n.timeout)
+	}}
+	err = r.resolve(ctx, &plan.Image, tagOrDigest)
+	if j.early != nil {
+		defer j.early.stop()
+	}
+	if err != nil {
 		return nil, err
 	}
-	j := &judge{n: n, repo: repo, wanted: wanted, match: match}
 	if err := n.complete(ctx, plan, j); err != nil {
 		return nil, err
 	}
@@ -177,10 +183,9 @@ func (n *Negotiator) decide(ctx context.Context, j *judge) decision {
 	if j.img.Index != nil {
 		subjects = append(subjects, subject{descriptor: *j.img.Index, isIndex: true})
 	}
-	f := &finder{n: n, repo: j.repo, log: n.log}
 	var problem error
 	for _, s := range subjects {
-		list := f.find(ctx, s.descriptor.Digest)
+		list := j.attached(ctx, s.descriptor.Digest)
 		if problem == nil {
 			problem = list.problem
 		}

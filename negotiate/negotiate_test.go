@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -83,7 +84,7 @@ func layer(name string, trace bool) ocispec.Descriptor {
 }
 
 // manifest builds the form's manifest with its config stored.
-func (f form) manifest(t *testing.T, reg *regtest.Registry, subject *ocispec.Descriptor) (mediaType string, m map[string]any) {
+func (f form) manifest(t testing.TB, reg *regtest.Registry, subject *ocispec.Descriptor) (mediaType string, m map[string]any) {
 	t.Helper()
 	var layers []ocispec.Descriptor
 	config := ocispec.Image{Platform: *amd64, RootFS: ocispec.RootFS{Type: "layers"}}
@@ -124,7 +125,7 @@ func (f form) manifest(t *testing.T, reg *regtest.Registry, subject *ocispec.Des
 }
 
 // attach stores the form as a referrer of subject.
-func (f form) attach(t *testing.T, reg *regtest.Registry, repo string, subject ocispec.Descriptor) ocispec.Descriptor {
+func (f form) attach(t testing.TB, reg *regtest.Registry, repo string, subject ocispec.Descriptor) ocispec.Descriptor {
 	t.Helper()
 	mediaType, m := f.manifest(t, reg, &subject)
 	d, err := reg.PutJSON(repo, "", mediaType, m)
@@ -225,4 +226,61 @@ func hang(reg *regtest.Registry, path string) <-chan struct{} {
 		return false
 	}})
 	return struck
+}
+
+// TestReferrersOfAnIndexsManifestAreAskedWhileItIsFetched holds both back until both are asked for.
+func TestReferrersOfAnIndexsManifestAreAskedWhileItIsFetched(t *testing.T) {
+	t.Parallel()
+	reg := regtest.New(t, regtest.Options{})
+	img := putImage(t, reg, "app", "", regtest.ImageSpec{})
+	if _, err := reg.PutIndex("app", "1", img); err != nil {
+		t.Fatal(err)
+	}
+	manifest, list := hang(reg, "/manifests/"+img.Descriptor.Digest.String()), hang(reg, "/referrers/"+img.Descriptor.Digest.String())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	n := newNegotiator(t, negotiate.Options{})
+	go func() {
+		_, err := n.Plan(ctx, negotiate.Request{Reference: reg.Ref("app", "1"), Platform: amd64})
+		done <- err
+	}()
+	<-manifest
+	<-list
+	cancel()
+	if err := <-done; reason.Of(err) != reason.Cancelled {
+		t.Errorf("got %v, want the cancellation", err)
+	}
+}
+
+// BenchmarkPlan10msLink plans for images behind 10 ms a request, on a warm connection.
+func BenchmarkPlan10msLink(b *testing.B) {
+	for _, multi := range []bool{false, true} {
+		b.Run(map[bool]string{false: "single", true: "multi"}[multi], func(b *testing.B) {
+			reg := regtest.New(b, regtest.Options{})
+			img, err := reg.PutImage("app", "1", regtest.ImageSpec{Platform: amd64})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if multi {
+				if _, err := reg.PutIndex("app", "1", img); err != nil {
+					b.Fatal(err)
+				}
+			}
+			form{artifactType: typeNative, layers: 2}.attach(b, reg, "app", img.Descriptor)
+			client := registry.New(registry.Options{HostDirs: []string{b.TempDir()}})
+			b.Cleanup(func() { _ = client.Close() })
+			request := negotiate.Request{Reference: reg.Ref("app", "1"), Platform: amd64}
+			run := func() { // nothing remembered but connections
+				p, err := negotiate.New(negotiate.Options{Client: client}).Plan(b.Context(), request)
+				if err != nil || !p.Lazy() {
+					b.Fatalf("%v %v", p, err)
+				}
+			}
+			run()
+			reg.Inject(regtest.Fault{Latency: 10 * time.Millisecond})
+			for b.Loop() {
+				run()
+			}
+		})
+	}
 }

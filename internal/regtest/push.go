@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -108,7 +109,7 @@ func (l *layoutLoader) manifest(d ocispec.Descriptor, tag string) error {
 			return err
 		}
 	}
-	blobs := append(m.Layers, m.Blobs...)
+	blobs := slices.Concat(m.Layers, m.Blobs)
 	if m.Config != nil {
 		blobs = append(blobs, *m.Config)
 	}

@@ -106,7 +106,7 @@ func (r *Registry) listen(opts Options) error {
 
 // serve starts one listener. Close waits for its goroutine through server.done.
 func (r *Registry) serve(addr string, handler http.HandlerFunc) (*server, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr) // at once: nothing to cancel
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}

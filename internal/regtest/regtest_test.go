@@ -24,8 +24,15 @@ import (
 	"github.com/referee-cri/referee/internal/testdata"
 )
 
-// get asks reg for path with header pairs and returns the answer with its body read.
-func get(t *testing.T, reg *regtest.Registry, path string, header ...string) (*http.Response, []byte, error) {
+// reply is an answer without its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+}
+
+// get asks reg for path with header pairs and returns the answer and what of its
+// body arrived.
+func get(t *testing.T, reg *regtest.Registry, path string, header ...string) (*reply, []byte, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, reg.URL()+path, nil)
 	if err != nil {
@@ -40,10 +47,10 @@ func get(t *testing.T, reg *regtest.Registry, path string, header ...string) (*h
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
-	return resp, body, err
+	return &reply{resp.StatusCode, resp.Header}, body, err
 }
 
-func mustGet(t *testing.T, reg *regtest.Registry, path string, header ...string) (*http.Response, []byte) {
+func mustGet(t *testing.T, reg *regtest.Registry, path string, header ...string) (*reply, []byte) {
 	t.Helper()
 	resp, body, err := get(t, reg, path, header...)
 	if err != nil {

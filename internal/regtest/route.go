@@ -20,10 +20,10 @@ type endpoint struct {
 // slashes, so the path is read from its end.
 func parsePath(req *http.Request) endpoint {
 	path := req.URL.Path
-	switch {
-	case path == tokenPath:
+	switch path {
+	case tokenPath:
 		return endpoint{kind: "token"}
-	case path == "/v2" || path == "/v2/":
+	case "/v2", "/v2/":
 		return endpoint{kind: "base"}
 	}
 	if rest, ok := strings.CutPrefix(path, "/oras/artifacts/v1/"); ok {
