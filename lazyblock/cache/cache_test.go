@@ -196,12 +196,12 @@ func TestForwardReaderIsReadAhead(t *testing.T) {
 	t.Parallel()
 	src := newSource(1, 64*mib)
 	b := openBlob(t, openStore(t, t.TempDir(), Options{}), src)
-	for off := int64(0); off < 32*mib; off += 128 * kib {
+	for off := int64(0); off < 16*mib; off += 128 * kib {
 		check(t, b, src, off, 128*kib)
 	}
 	requests := len(src.requests())
-	if requests > 50 { // 128 without read-ahead
-		t.Errorf("%d requests for 32 MiB in order", requests)
+	if requests > 30 { // 64 without read-ahead
+		t.Errorf("%d requests for 16 MiB in order", requests)
 	}
 }
 
@@ -635,7 +635,6 @@ func TestOptionsAreChecked(t *testing.T) {
 // openings and closings of the same blobs under a cap that forces evictions.
 func TestManyReaders(t *testing.T) {
 	t.Parallel()
-	before := runtime.NumGoroutine()
 	s, err := Open(t.TempDir(), Options{MaxBytes: 6 * mib, FlushInterval: 3 * time.Millisecond, MaxBuffered: 4 * mib})
 	if err != nil {
 		t.Fatal(err)
@@ -693,7 +692,6 @@ func TestManyReaders(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	_ = before // TestNoGoroutineIsLeft counts, alone
 }
 
 func BenchmarkWarmRead(b *testing.B) {
