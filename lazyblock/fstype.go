@@ -3,6 +3,7 @@ package lazyblock
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -25,7 +26,7 @@ func FSType(ctx context.Context, r RangeReader) (string, error) {
 	var sb [512]byte
 	n, err := r.ReadRange(ctx, sb[:], superblockOffset)
 	if n < len(sb) {
-		if err == io.EOF { //nolint:errorlint // RangeReader returns io.EOF itself, as io.ReaderAt does
+		if errors.Is(err, io.EOF) {
 			return "", reason.Errorf(reason.FormatCorrupt, "no file system: the device has %d bytes", r.Size())
 		}
 		return "", fmt.Errorf("read superblock: %w", err)

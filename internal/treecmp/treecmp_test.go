@@ -58,7 +58,7 @@ func layers(t *testing.T, layout, tag string) []io.Reader {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { f.Close() })
+		t.Cleanup(func() { f.Close() }) //nolint:errcheck // opened for reading
 		zr, err := gzip.NewReader(f)
 		if err != nil {
 			t.Fatal(err)

@@ -87,6 +87,22 @@ func (d *Device) Size() int64 { return d.size }
 // ID is the name given to Open or Prefix.
 func (d *Device) ID() string { return d.id }
 
+// Stored returns which bytes of the blob of a layer hold n bytes from off of
+// that layer's LSMT file, clipped to the file: what a record of an access trace
+// (spec 6.2) asks to warm. length is 0 where there is nothing.
+func (d *Device) Stored(layer int, off, n int64) (blobOff, length int64) {
+	if layer < 0 || layer >= len(d.layers) || off < 0 || n <= 0 || off >= d.layers[layer].size {
+		return 0, 0
+	}
+	l := d.layers[layer]
+	n = min(n, l.size-off)
+	at := span{l.payload.off + off, n}
+	if l.z != nil {
+		at = l.z.span(int(off/l.z.blockSize), int((off+n-1)/l.z.blockSize))
+	}
+	return at.off, at.len
+}
+
 // Layers is how many layers the stack has.
 func (d *Device) Layers() int { return len(d.layers) }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -21,7 +22,7 @@ func layerBlob(t testing.TB, opts LayerOptions, writes ...write) bytesReader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // nothing is lost
 	w, err := NewLayerWriter(f, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -150,9 +151,7 @@ func (z *forgedZFile) file(t testing.TB) []byte {
 	if z.bend != nil {
 		z.bend(h, tr)
 	}
-	file := append(h, blocks...)
-	file = append(file, index...)
-	return append(file, tr...)
+	return slices.Concat(h, blocks, index, tr)
 }
 
 func goodZFile() *forgedZFile {

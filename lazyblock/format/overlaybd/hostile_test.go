@@ -51,6 +51,7 @@ func TestFalseLSMTIsRefused(t *testing.T) {
 		"index offset negative":   {"segments", func(f *forgedLSMT) { f.trailer.indexOffset = 1<<64 - 512 }},
 		"index offset odd":        {"segments", func(f *forgedLSMT) { f.trailer.indexOffset++ }},
 		"empty segment":           {"empty", func(f *forgedLSMT) { f.segments[0] = newSegment(16, 0, firstData) }},
+		"segment beyond any disk": {"beyond any disk", func(f *forgedLSMT) { f.segments[1] = newSegment(invalidOffset-1, 8, firstData) }},
 		"segments out of order":   {"begins before", func(f *forgedLSMT) { slices.Reverse(f.segments) }},
 		"segments overlap":        {"begins before", func(f *forgedLSMT) { f.segments[1] = newSegment(23, 1, firstData) }},
 		"data in the header":      {"outside the data", func(f *forgedLSMT) { f.segments[0] = newSegment(16, 8, firstData-1) }},
@@ -276,7 +277,7 @@ func TestBlobShorterThanItSaysIsRefused(t *testing.T) {
 
 // TestCountsAreRefusedBeforeAllocating opens blobs that claim, consistently,
 // to be enormous, and have the size that goes with the claim.
-func TestCountsAreRefusedBeforeAllocating(t *testing.T) {
+func TestCountsAreRefusedBeforeAllocating(t *testing.T) { //nolint:paralleltest // counts allocations
 	z := goodZFile()
 	z.header = func(h *zfileHeader) {
 		h.indexEntries, h.originalSize = maxBlocks, maxBlocks*4096

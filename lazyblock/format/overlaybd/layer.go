@@ -21,6 +21,7 @@ type layer struct {
 	size        int64                 // of the LSMT file
 	virtualSize int64                 // bytes, 0: as below
 	segments    []segment
+	buffers     *bufferPool // shared by the stack
 }
 
 // openLayer opens one layer. Bytes that break the format are dropped from the
@@ -35,26 +36,28 @@ func openLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limi
 	}
 	defer limits.buffers.Release(n)
 
-	l, err := tryOpenLayer(ctx, number, blob, limits)
-	if cache, ok := blob.(Invalidator); ok && reason.Of(err) == reason.FormatCorrupt {
-		for _, s := range guess(blob.Size()) {
-			cache.Invalidate(ctx, s.off, s.len)
-		}
-		l, err = tryOpenLayer(ctx, number, blob, limits)
+	ahead := &readAhead{blob: blob}
+	l, err := tryOpenLayer(ctx, ahead, limits)
+	if reason.Of(err) == reason.FormatCorrupt && ahead.forget(ctx) {
+		l, err = tryOpenLayer(ctx, ahead, limits)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open layer %d: %w", number, err)
 	}
+	l.number = number
 	return l, nil
 }
 
-func tryOpenLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limits *openLimits) (*layer, error) {
-	ahead, err := newReadAhead(ctx, blob)
+func tryOpenLayer(ctx context.Context, ahead *readAhead, limits *openLimits) (*layer, error) {
+	err := ahead.start(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { limits.extra.Release(ahead.charged) }()
-	l := &layer{number: number, blob: ahead}
+	defer func() {
+		limits.extra.Release(ahead.charged)
+		ahead.charged = 0
+	}()
+	l := &layer{blob: ahead, buffers: limits.pool}
 	if l.payload, err = tarPayload(ctx, ahead); err != nil {
 		return nil, err
 	}
@@ -79,7 +82,7 @@ func tryOpenLayer(ctx context.Context, number int, blob lazyblock.RangeReader, l
 	if err := l.readLSMT(ctx, ahead, limits); err != nil {
 		return nil, err
 	}
-	l.blob = blob // what was read ahead is let go
+	l.blob = ahead.blob // what was read ahead is let go
 	return l, nil
 }
 
@@ -95,6 +98,7 @@ const (
 type openLimits struct {
 	buffers *semaphore.Weighted // a layer acquires these first
 	extra   *semaphore.Weighted // and these second, once: no two layers wait for each other
+	pool    *bufferPool
 
 	mu       sync.Mutex
 	blocks   uint64
@@ -106,6 +110,7 @@ func newOpenLimits() *openLimits {
 	return &openLimits{
 		buffers:  semaphore.NewWeighted(openBuffers),
 		extra:    semaphore.NewWeighted(openBuffers),
+		pool:     &bufferPool{},
 		decoders: map[Algorithm]decoder{},
 	}
 }

@@ -83,6 +83,8 @@ func (s segment) check(dataEnd uint64) error {
 	switch {
 	case s.sectors() == 0:
 		return fmt.Errorf("segment at sector %d is empty", s.start())
+	case s.end() > invalidOffset: // no disk has it, and cutting it would overflow
+		return fmt.Errorf("segment at sector %d ends at %d, beyond any disk", s.start(), s.end())
 	case s.moffset() < firstData || last > dataEnd:
 		return fmt.Errorf("segment at sector %d lies at %d to %d, outside the data %d to %d",
 			s.start(), s.moffset(), last, firstData, dataEnd)

@@ -165,7 +165,9 @@ func TestReadsAtAndBeyondTheEnd(t *testing.T) {
 	if _, err := d.ReadRange(t.Context(), p, -1); err == nil {
 		t.Error("negative offset reads")
 	}
-	d.Close()
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
 	if _, err := d.ReadRange(t.Context(), p, 0); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("after close: %v", err)
 	}

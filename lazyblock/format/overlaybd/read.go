@@ -117,14 +117,14 @@ func (r *run) fromCache(cache *blockCache) bool {
 func (r *run) readBlocks(ctx context.Context, l *layer, cache *blockCache) error {
 	z := l.z
 	at := z.span(r.first, r.last)
-	buf := borrow(int(at.len))
-	defer giveBack(buf)
+	buf := l.buffers.borrow(int(at.len))
+	defer l.buffers.giveBack(buf)
 	stored := *buf
 	if err := readFull(ctx, l.blob, stored, at.off); err != nil {
 		return err
 	}
-	scratch := borrow(int(z.blockSize))
-	defer giveBack(scratch)
+	scratch := l.buffers.borrow(int(z.blockSize))
+	defer l.buffers.giveBack(scratch)
 
 	pending := r.pieces
 	for b := r.first; b <= r.last; b++ {
@@ -175,15 +175,17 @@ func copyBlock(p *piece, block []byte, start int64) {
 	}
 }
 
-// buffers recycles the memory of reads. It is shared by all devices: what
-// it holds is scratch, and the garbage collector may empty it at any time.
-var buffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool is only useful when shared
+// bufferPool recycles the memory of reads.
+type bufferPool struct{ pool sync.Pool }
 
 // maxPooled keeps rare huge reads from staying in memory.
 const maxPooled = 4 << 20
 
-func borrow(n int) *[]byte {
-	buf := buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // only giveBack and New put
+func (b *bufferPool) borrow(n int) *[]byte {
+	buf, ok := b.pool.Get().(*[]byte)
+	if !ok {
+		buf = new([]byte)
+	}
 	if cap(*buf) < n {
 		*buf = make([]byte, n)
 	}
@@ -191,8 +193,8 @@ func borrow(n int) *[]byte {
 	return buf
 }
 
-func giveBack(buf *[]byte) {
+func (b *bufferPool) giveBack(buf *[]byte) {
 	if cap(*buf) <= maxPooled {
-		buffers.Put(buf)
+		b.pool.Put(buf)
 	}
 }

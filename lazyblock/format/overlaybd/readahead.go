@@ -56,6 +56,7 @@ type readAhead struct {
 
 	mu    sync.Mutex
 	parts []part
+	asked []span // of the blob, so far
 }
 
 type part struct {
@@ -63,19 +64,49 @@ type part struct {
 	data []byte
 }
 
-// newReadAhead fetches the guessed parts of blob side by side.
-func newReadAhead(ctx context.Context, blob lazyblock.RangeReader) (*readAhead, error) {
-	r := &readAhead{blob: blob}
+// start fetches the guessed parts of the blob side by side.
+func (r *readAhead) start(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx) // waited for below
-	for _, s := range guess(blob.Size()) {
-		p := part{s, make([]byte, s.len)}
-		r.parts = append(r.parts, p)
-		g.Go(func() error { return readFull(ctx, blob, p.data, p.off) })
+	for _, s := range guess(r.blob.Size()) {
+		g.Go(func() error { return r.load(ctx, s) })
 	}
 	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("read head and tail: %w", err)
+		return fmt.Errorf("read head and tail: %w", err)
 	}
-	return r, nil
+	return nil
+}
+
+// load makes s of the blob a part.
+func (r *readAhead) load(ctx context.Context, s span) error {
+	p := part{s, make([]byte, s.len)}
+	r.note(s)
+	if err := readFull(ctx, r.blob, p.data, p.off); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.parts = append(r.parts, p)
+	return nil
+}
+
+func (r *readAhead) note(s span) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = append(r.asked, s)
+}
+
+// forget drops all that was read from the cache below, and says whether there
+// is one: whoever finds corruption may then start once more.
+func (r *readAhead) forget(ctx context.Context) bool {
+	cache, ok := r.blob.(Invalidator)
+	if !ok {
+		return false
+	}
+	for _, s := range r.asked {
+		cache.Invalidate(ctx, s.off, s.len)
+	}
+	r.parts, r.asked = nil, nil
+	return true
 }
 
 // ensure fetches what is missing of s, and up to lead bytes before it, in one
@@ -85,16 +116,8 @@ func (r *readAhead) ensure(ctx context.Context, s span, lead int64) error {
 		return nil
 	}
 	end := r.missingEnd(s)
-	missing := part{span: span{max(0, s.off-lead), 0}}
-	missing.len = end - missing.off
-	missing.data = make([]byte, missing.len)
-	if err := readFull(ctx, r.blob, missing.data, missing.off); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.parts = append(r.parts, missing)
-	return nil
+	s.off = max(0, s.off-lead)
+	return r.load(ctx, span{s.off, end - s.off})
 }
 
 // missingEnd is where the part that holds the end of s begins, else that end.
@@ -131,6 +154,7 @@ func (r *readAhead) ReadRange(ctx context.Context, p []byte, off int64) (int, er
 	for n < len(p) {
 		m := r.copyFrom(p[n:], off+int64(n))
 		if m == 0 {
+			r.note(span{off + int64(n), int64(len(p) - n)})
 			m, err := r.blob.ReadRange(ctx, p[n:], off+int64(n))
 			return n + m, err
 		}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestEveryShapeOfALayerReads(t *testing.T) {
 		}
 		return buf.Bytes()
 	}
-	// A PAX body of two blocks, and a GNU header that says 0 for the size.
+	// A PAX body of two blocks, of which stock would read the first.
 	longPAX := func(payload []byte) []byte {
 		head := tarHead(int64(len(payload)))
 		record := paxRecord("comment", strings.Repeat("c", 700)) + paxRecord("size", fmt.Sprint(len(payload)))
@@ -59,10 +60,8 @@ func TestEveryShapeOfALayerReads(t *testing.T) {
 		copy(pax, paxName)
 		copy(pax[sizeOffset:], fmt.Sprintf("%11o ", len(record)))
 		sealTarHeader(pax, 'x')
-		file := append(pax, record...)
-		file = append(file, make([]byte, roundUp(len(record), tarBlock)-len(record))...)
-		file = append(file, head[2*tarBlock:]...)
-		return append(append(file, payload...), tarTail(int64(len(payload)))...)
+		return slices.Concat(pax, []byte(record), make([]byte, roundUp(len(record), tarBlock)-len(record)),
+			head[2*tarBlock:], payload, tarTail(int64(len(payload))))
 	}
 	garbage := func(flags byte) func([]byte) {
 		return func(p []byte) {
@@ -153,5 +152,35 @@ func TestVirtualSizeIsTheTopmostThatIsGiven(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), nil, "x"); reason.Of(err) != reason.FormatCorrupt {
 		t.Errorf("no layers: %v", err)
+	}
+}
+
+func TestStoredNamesTheBytesThatAReadFetches(t *testing.T) {
+	t.Parallel()
+	zfile := goodZFile().file(t)
+	lsmt := goodLSMT().file()
+	d := openDevice(t, bytesReader(inTar(zfile)), bytesReader(inTar(lsmt)))
+	hdr, err := parseZFileHeader(zfile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type at struct{ off, n int64 }
+	blocks := at{tarPrefix + zfileHeaderSize, int64(hdr.indexOffset) - zfileHeaderSize}
+	for name, tc := range map[string]struct {
+		layer   int
+		in, out at
+	}{
+		"whole ZFile":      {0, at{0, 1 << 40}, blocks},
+		"bare LSMT":        {1, at{4096, 100}, at{tarPrefix + 4096, 100}},
+		"clipped":          {1, at{int64(len(lsmt)) - 10, 100}, at{tarPrefix + int64(len(lsmt)) - 10, 10}},
+		"beyond":           {1, at{int64(len(lsmt)), 1}, at{}},
+		"nothing":          {0, at{0, 0}, at{}},
+		"before":           {0, at{-1, 5}, at{}},
+		"no such layer":    {2, at{0, 5}, at{}},
+		"no layer below 0": {-1, at{0, 5}, at{}},
+	} {
+		if off, n := d.Stored(tc.layer, tc.in.off, tc.in.n); off != tc.out.off || n != tc.out.n {
+			t.Errorf("%s: %d bytes at %d, want %d at %d", name, n, off, tc.out.n, tc.out.off)
+		}
 	}
 }

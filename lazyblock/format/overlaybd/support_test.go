@@ -24,7 +24,7 @@ func openFile(t testing.TB, path string) lazyblock.RangeReader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() { f.Close() }) //nolint:errcheck // nothing is lost
 	info, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,11 @@ func openDevice(t testing.TB, blobs ...lazyblock.RangeReader) *Device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.Close() })
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return d
 }
 
@@ -123,7 +127,7 @@ func export(t testing.TB, d *Device) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // nothing is lost
 	if err := f.Truncate(d.Size()); err != nil {
 		t.Fatal(err)
 	}
