@@ -13,5 +13,5 @@
 // except for its demonstration command.
 //
 // Goroutines: one http.Server per listener. Close stops both, releases handlers
-// held by a hanging fault, and waits for the servers to return.
+// held by a hanging fault, and waits for the servers and every handler to return.
 package regtest

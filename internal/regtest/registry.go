@@ -50,7 +50,8 @@ type Registry struct {
 	connections atomic.Int64
 	tempDir     string
 	cert        *certificate
-	closing     chan struct{} // closed by Close: lets go of hanging handlers
+	active      sync.WaitGroup // handlers at work; added to under mu while not closing
+	closing     chan struct{}  // closed by Close under mu: lets go of hanging handlers
 	closeOnce   sync.Once
 	closeErr    error
 }
@@ -138,7 +139,9 @@ func (r *Registry) serve(addr string, handler http.HandlerFunc) (*server, error)
 // directory. It may be called more than once.
 func (r *Registry) Close() error {
 	r.closeOnce.Do(func() {
+		r.mu.Lock()
 		close(r.closing)
+		r.mu.Unlock()
 		for _, s := range []*server{r.main, r.storage} {
 			if s == nil {
 				continue
@@ -148,11 +151,25 @@ func (r *Registry) Close() error {
 				r.closeErr = errors.Join(r.closeErr, err)
 			}
 		}
+		r.active.Wait()
 		if r.tempDir != "" {
 			r.closeErr = errors.Join(r.closeErr, os.RemoveAll(r.tempDir))
 		}
 	})
 	return r.closeErr
+}
+
+// enter counts a handler in; false once the registry closes.
+func (r *Registry) enter() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-r.closing:
+		return false
+	default:
+		r.active.Add(1)
+		return true
+	}
 }
 
 // New starts a registry that is closed when the test ends.

@@ -60,6 +60,10 @@ func (r *Registry) Count(match func(Entry) bool) (requests int, bytes int64) {
 
 // logged runs serve and writes one log entry, even where serve aborts the connection.
 func (r *Registry) logged(w http.ResponseWriter, req *http.Request, server string, serve func(http.ResponseWriter)) {
+	if !r.enter() {
+		panic(http.ErrAbortHandler) // net/http closes the connection
+	}
+	defer r.active.Done()
 	counting := &countingWriter{ResponseWriter: w}
 	entry := Entry{
 		Server: server, Method: req.Method, Path: req.URL.Path, Query: req.URL.RawQuery,
