@@ -97,7 +97,7 @@ func (w *world) Shield(ctx context.Context, chains []digest.Digest) (func(), err
 	return w.hold("shield"), nil
 }
 
-func (w *world) Attach(ctx context.Context, _ *negotiate.Plan) (fallback.Attached, error) {
+func (w *world) Attach(ctx context.Context, _ fallback.Pull, _ *negotiate.Plan) (fallback.Attached, error) {
 	w.called("attach")
 	attached := fallback.Attached{
 		Volume: "volume-1", Fetched: 2700, Open: 3 * time.Millisecond, Mount: 2 * time.Millisecond, Graft: 12 * time.Millisecond,

@@ -41,7 +41,7 @@ type Node interface {
 	// core/unpack). No chains: the pull may concern every image.
 	Shield(ctx context.Context, chains []digest.Digest) (release func(), err error)
 	// Attach opens, mounts and grafts the plan's chosen candidate.
-	Attach(ctx context.Context, plan *negotiate.Plan) (Attached, error)
+	Attach(ctx context.Context, pull Pull, plan *negotiate.Plan) (Attached, error)
 	// Removed tells that an image was removed. A hint; it must not block.
 	Removed()
 }

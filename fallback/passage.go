@@ -23,6 +23,7 @@ type passage struct {
 	started   time.Time
 	forwarded time.Time // when Prepare returned
 	named     reference.Named
+	pull      Pull
 	previous  *Entry          // what the journal says of the reference's last pull
 	plan      *negotiate.Plan // nil until negotiated
 	chains    []digest.Digest // of the image, as far as known
@@ -63,7 +64,8 @@ func (p *passage) attempt(ctx context.Context, request *runtime.PullImageRequest
 	if err != nil {
 		return err
 	}
-	err = p.negotiate(ctx, request.GetAuth())
+	p.pull = Pull{Reference: p.entry.Reference, Auth: request.GetAuth()}
+	err = p.negotiate(ctx)
 	code := codeOf(ctx, err)
 	verdict := planning(code)
 	switch {
@@ -117,11 +119,10 @@ func (p *passage) fresh() bool {
 }
 
 // negotiate asks the planner. An error says why nothing is to be attached.
-func (p *passage) negotiate(ctx context.Context, auth *runtime.AuthConfig) error {
+func (p *passage) negotiate(ctx context.Context) error {
 	begin := p.limits.Now()
-	pull := Pull{Reference: p.entry.Reference, Auth: auth}
 	plan, err := step(ctx, p.Guard, "negotiation", p.limits.NegotiateTimeout, func(ctx context.Context) (*negotiate.Plan, error) {
-		return p.planner.Plan(ctx, pull)
+		return p.planner.Plan(ctx, p.pull)
 	}, nil)
 	p.entry.Steps.Negotiate = seconds(p.limits.Now().Sub(begin))
 	if err != nil {
@@ -191,7 +192,7 @@ func (p *passage) present(ctx context.Context, named reference.Named) bool {
 
 func (p *passage) attach(ctx context.Context) error {
 	attached, err := step(ctx, p.Guard, "attaching", p.limits.AttachTimeout, func(ctx context.Context) (Attached, error) {
-		return p.node.Attach(ctx, p.plan)
+		return p.node.Attach(ctx, p.pull, p.plan)
 	}, func(late Attached) { release(late.Release) })
 	p.entry.Volume = attached.Volume
 	p.entry.Fetched = attached.Fetched

@@ -138,8 +138,8 @@ type stickyNode struct {
 	until <-chan struct{}
 }
 
-func (s stickyNode) Attach(ctx context.Context, plan *negotiate.Plan) (fallback.Attached, error) {
-	attached, err := s.world.Attach(ctx, plan)
+func (s stickyNode) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Plan) (fallback.Attached, error) {
+	attached, err := s.world.Attach(ctx, pull, plan)
 	attached.Release = func() { <-s.until }
 	return attached, err
 }

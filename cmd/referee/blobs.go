@@ -42,8 +42,23 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	if err != nil {
 		return nil, err
 	}
-	return b.cache.Blob(desc, blob.Open(repo, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log}))
+	origin := blob.Open(repo, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log})
+	cached, err := b.cache.Blob(desc, origin)
+	if err != nil {
+		return nil, err
+	}
+	return meteredBlob{cached, origin}, nil
 }
+
+// meteredBlob is a cached blob that knows what its origin had to fetch.
+type meteredBlob struct {
+	*cache.Blob
+	origin *blob.Blob
+}
+
+var _ volume.Meter = meteredBlob{}
+
+func (b meteredBlob) Fetched() int64 { return b.origin.Stats().Bytes }
 
 func (b blobs) Remove(digest digest.Digest) error { return b.cache.Remove(digest) }
 

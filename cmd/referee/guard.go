@@ -13,13 +13,14 @@ import (
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
 	"github.com/referee-cri/referee/lazyblock/volume"
 	"github.com/referee-cri/referee/negotiate"
 )
 
 // newGuard wires negotiation and the node into the guard of pulls.
-func newGuard(config *configs.Config, d *daemonParts, log *zap.Logger) (*fallback.Guard, error) {
+func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, log *zap.Logger) (*fallback.Guard, error) {
 	journal, err := openJournal(config)
 	if err != nil {
 		return nil, err
@@ -30,7 +31,7 @@ func newGuard(config *configs.Config, d *daemonParts, log *zap.Logger) (*fallbac
 		LegacyORAS: legacyMode(config.Registry.LegacyORAS),
 		Log:        log,
 	})
-	return fallback.New(planner{negotiator}, node{d.host}, journal, log, fallback.Options{
+	return fallback.New(planner{negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,
 		NegotiateTimeout: config.Pull.NegotiateTimeout.Duration,
 		AttachTimeout:    config.Pull.AttachTimeout.Duration,
@@ -79,7 +80,10 @@ func credentials(auth *runtime.AuthConfig) registry.Credentials {
 }
 
 // node lets the guard use the host.
-type node struct{ host *host.Host }
+type node struct {
+	host  *host.Host
+	check *snapshotterCheck
+}
 
 func (n node) Present(ctx context.Context, reference string) ([]digest.Digest, error) {
 	return n.host.Present(ctx, reference)
@@ -91,13 +95,18 @@ func (n node) Shield(ctx context.Context, chains []digest.Digest) (func(), error
 
 func (n node) Removed() { n.host.Removed() }
 
-func (n node) Attach(ctx context.Context, plan *negotiate.Plan) (fallback.Attached, error) {
+func (n node) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Plan) (fallback.Attached, error) {
+	if err := n.check.verify(ctx); err != nil {
+		return fallback.Attached{}, err
+	}
 	image := lazyImage(plan)
-	release, timing, err := n.host.Attach(ctx, image, registry.Credentials{})
+	release, report, err := n.host.Attach(ctx, image, credentials(pull.Auth))
 	return fallback.Attached{
 		Volume:  image.Volume.ID(),
-		Mount:   timing.Volume,
-		Graft:   timing.Graft,
+		Fetched: report.Fetched,
+		Open:    report.Open,
+		Mount:   report.Mount,
+		Graft:   report.Graft,
 		Release: release,
 	}, err
 }

@@ -113,10 +113,12 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 type daemonParts struct {
 	registry   *registry.Client
 	containerd *grpc.ClientConn
+	backend    *grpc.ClientConn // containerd's CRI
 	driver     attach.Driver
 	cache      *cache.Store
 	volumes    *volume.Manager
 	host       *host.Host
+	guard      *fallback.Guard
 	cri        *criimage.Server
 }
 
@@ -134,6 +136,9 @@ func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err err
 	}
 	d.registry = registry.New(registryOptions(config, log))
 	if d.containerd, err = criimage.Dial(config.ContainerdAddress()); err != nil {
+		return d, err
+	}
+	if d.backend, err = criimage.Dial(config.CRI.Backend); err != nil {
 		return d, err
 	}
 	if d.cache, err = cache.Open(config.CacheDir(), cache.Options{MaxBytes: config.Cache.MaxSize.Bytes, Log: log}); err != nil {
@@ -154,17 +159,21 @@ func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err err
 		VolumesDir: d.volumes.Dir(), Log: log,
 	})
 	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Log: log})
-	guard, err := newGuard(config, d, log)
-	if err != nil {
+	if d.guard, err = newGuard(config, d, grafter, log); err != nil {
 		return d, err
 	}
-	d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: guard, Log: log})
+	d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Log: log})
 	return d, err
 }
 
 // close releases what newDaemon made, in the opposite order. Mounts stay.
 func (d *daemonParts) close() error {
 	var errs []error
+	if d.guard != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		errs = append(errs, d.guard.Close(ctx))
+		cancel()
+	}
 	if d.volumes != nil {
 		errs = append(errs, d.volumes.Close())
 	}
@@ -174,8 +183,10 @@ func (d *daemonParts) close() error {
 	if d.cache != nil {
 		errs = append(errs, d.cache.Close())
 	}
-	if d.containerd != nil {
-		errs = append(errs, d.containerd.Close())
+	for _, conn := range []*grpc.ClientConn{d.containerd, d.backend} {
+		if conn != nil {
+			errs = append(errs, conn.Close())
+		}
 	}
 	if d.registry != nil {
 		errs = append(errs, d.registry.Close())

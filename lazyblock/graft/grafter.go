@@ -139,6 +139,16 @@ func (g *Grafter) states(ctx context.Context, chains []digest.Digest) ([]State, 
 	return states, nil
 }
 
+// CollectGarbage makes containerd collect garbage now, and waits for it.
+func (g *Grafter) CollectGarbage(ctx context.Context) error {
+	ctx = g.context(ctx)
+	lease, err := g.newLease(ctx)
+	if err != nil {
+		return err
+	}
+	return g.leases.Delete(ctx, lease, leases.SynchronousDelete)
+}
+
 func (g *Grafter) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, g.namespace)
 }
@@ -180,6 +190,14 @@ func placeOf(mounts []mount.Mount) (place, error) {
 		return place{}, fmt.Errorf("snapshot directory %s: expected a directory, found %s", mounts[0].Source, info.Mode().Type())
 	}
 	return place{dir: filepath.Dir(mounts[0].Source)}, nil
+}
+
+// Root is the directory that holds the snapshots' directories, "" until
+// containerd has named one.
+func (g *Grafter) Root() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.root
 }
 
 func (g *Grafter) setRoot(p place) {

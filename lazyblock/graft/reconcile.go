@@ -42,6 +42,11 @@ func (g *Grafter) Grafts(ctx context.Context) ([]Graft, error) {
 // together with what containerd could not remove of its directory. mounted tells
 // whether a volume is mounted now. It returns the grafts that there are.
 func (g *Grafter) Reconcile(ctx context.Context, mounted func(volume string) bool) ([]Graft, error) {
+	if g.Root() == "" { // after a restart only containerd can tell where leftovers are
+		if err := g.Check(ctx); err != nil {
+			return nil, err
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	grafts, err := g.Grafts(ctx)

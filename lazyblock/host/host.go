@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
@@ -41,6 +42,7 @@ const (
 	endTimeout        = 10 * time.Second // taking away what one pull needed
 	reconcileInterval = 30 * time.Second // containerd's garbage collection sends no snapshot events
 	removalDelay      = 500 * time.Millisecond
+	firstRetry        = 250 * time.Millisecond // of a reconciliation that failed, while containerd starts
 )
 
 // Options of a Host.
@@ -61,6 +63,7 @@ type Host struct {
 	volumes   *volume.Manager
 	log       *zap.Logger
 	wake      chan struct{} // capacity 1: a reason to reconcile soon
+	collect   atomic.Bool   // an image was removed since containerd last collected garbage for us
 }
 
 // New returns a Host. It does not talk to containerd yet.
@@ -94,10 +97,11 @@ type Document struct {
 	Bytes      []byte
 }
 
-// Timing tells how long the steps of an Attach took. They overlap.
-type Timing struct {
-	Volume time.Duration // open, mount, probe
-	Graft  time.Duration // placeholders, documents, graft
+// Report tells what an Attach took. Its steps overlap.
+type Report struct {
+	volume.Report
+
+	Graft time.Duration // committing the top chain
 }
 
 // Present returns the chain IDs of the image that containerd has under
@@ -150,14 +154,13 @@ func (h *Host) Shield(ctx context.Context, chains []digest.Digest) (release func
 // Attach mounts the image's volume and grafts it. release must be called after
 // the forwarded pull. It fails with reason.AlreadyPresent if containerd has the
 // image's content already, under whatever name.
-func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentials) (release func(), timing Timing, err error) {
+func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentials) (release func(), report Report, err error) {
 	if !h.volumes.CanOpen(image.Volume.Format) {
-		return nil, timing, reason.Errorf(reason.NotAttachable, "no reader for format %q", image.Volume.Format)
+		return nil, report, reason.Errorf(reason.NotAttachable, "no reader for format %q", image.Volume.Format)
 	}
 	var (
 		pull   *graft.Pull
 		unpin  func()
-		start  = time.Now()
 		group  errgroup.Group
 		cancel context.CancelFunc
 	)
@@ -170,8 +173,7 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 		return err
 	}
 	group.Go(func() (err error) {
-		unpin, err = h.volumes.Mount(ctx, image.Volume, creds)
-		timing.Volume = time.Since(start)
+		unpin, report.Report, err = h.volumes.Mount(ctx, image.Volume, creds)
 		return fail(err)
 	})
 	group.Go(func() (err error) {
@@ -184,13 +186,13 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 	if err == nil {
 		grafting := time.Now()
 		err = pull.Graft(ctx, image.Volume.ID())
-		timing.Graft = time.Since(grafting)
+		report.Graft = time.Since(grafting)
 	}
 	if err != nil {
 		h.undo(ctx, pull, unpin)
-		return nil, timing, err
+		return nil, report, err
 	}
-	return func() { h.undo(ctx, pull, unpin) }, timing, nil
+	return func() { h.undo(ctx, pull, unpin) }, report, nil
 }
 
 // undo ends the pull first: as long as it holds the top chain's lease the graft
@@ -201,7 +203,7 @@ func (h *Host) undo(ctx context.Context, pull *graft.Pull, unpin func()) {
 	}
 	if unpin != nil {
 		unpin()
-		h.Removed() // the volume may have been for nothing
+		h.look() // the volume may have been for nothing
 	}
 }
 
@@ -228,8 +230,14 @@ func (h *Host) store(ctx context.Context, documents []Document) error {
 	return group.Wait()
 }
 
-// Removed tells that containerd may have dropped something of ours. It does not block.
+// Removed tells that an image was removed. It does not block.
 func (h *Host) Removed() {
+	h.collect.Store(true)
+	h.look()
+}
+
+// look makes Run reconcile soon.
+func (h *Host) look() {
 	select {
 	case h.wake <- struct{}{}:
 	default:
@@ -242,30 +250,45 @@ func (h *Host) Restore(ctx context.Context) error { return h.reconcile(ctx) }
 
 // Run reconciles whenever there may be a reason, until ctx ends.
 func (h *Host) Run(ctx context.Context) {
-	ticker := time.NewTicker(reconcileInterval)
-	defer ticker.Stop()
+	pause := firstRetry
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		case <-h.wake:
 			// The removal's garbage collection may be under way still: look at once,
 			// and once more when it should be over.
-			h.reconcileLogged(ctx)
+			_ = h.reconcile(ctx)
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(removalDelay):
 			}
+			if h.collect.Swap(false) {
+				h.collectGarbage(ctx)
+			}
 		}
-		h.reconcileLogged(ctx)
+		if err := h.reconcile(ctx); err == nil {
+			pause = reconcileInterval
+		} else if ctx.Err() == nil {
+			pause = min(2*pause, reconcileInterval)
+			h.log.Warn("node not reconciled", zap.Duration("retry", pause), zap.Error(err))
+		}
+		timer.Reset(pause)
 	}
 }
 
-func (h *Host) reconcileLogged(ctx context.Context) {
-	if err := h.reconcile(ctx); err != nil && ctx.Err() == nil {
-		h.log.Warn("node not reconciled", zap.Error(err))
+// collectGarbage lets containerd drop what the lease of a pull still held when
+// the image was removed: it collects for a removal, but not when a lease ends.
+func (h *Host) collectGarbage(ctx context.Context) {
+	if grafts, err := h.grafter.Grafts(ctx); err != nil || len(grafts) == 0 {
+		return
+	}
+	if err := h.grafter.CollectGarbage(ctx); err != nil && ctx.Err() == nil {
+		h.log.Warn("garbage not collected", zap.Error(err))
 	}
 }
 

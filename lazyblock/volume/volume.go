@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -55,6 +56,16 @@ func (s Spec) ID() string {
 type Blob interface {
 	lazyblock.RangeReader
 	io.Closer
+}
+
+// Meter is what a Blob may also be: it counts the bytes it had to fetch.
+type Meter interface{ Fetched() int64 }
+
+// Report tells what mounting a volume took. All is zero where it was mounted already.
+type Report struct {
+	Open    time.Duration // reading the layers' indexes
+	Mount   time.Duration // mounting and probing
+	Fetched int64         // bytes from the registry
 }
 
 // Blobs opens blobs and forgets them.
@@ -136,7 +147,7 @@ func (m *Manager) CanOpen(format string) bool { return m.formats[format] != nil 
 
 // Mount opens, mounts and probes the volume unless it is mounted already, writes
 // its record, and pins it until release is called.
-func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentials) (release func(), err error) {
+func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentials) (release func(), report Report, err error) {
 	id := spec.ID()
 	e := m.pin(id)
 	release = sync.OnceFunc(func() { m.unpin(e) })
@@ -146,19 +157,19 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 		}
 	}()
 	if err := e.lock(ctx); err != nil {
-		return nil, fmt.Errorf("wait for volume %s: %w", id, err)
+		return nil, report, fmt.Errorf("wait for volume %s: %w", id, err)
 	}
 	defer e.unlock()
 	if e.opened != nil {
 		m.renew(spec, creds)
-		return release, nil
+		return release, report, nil
 	}
-	opened, err := m.mount(ctx, id, spec, creds)
+	opened, err := m.mount(ctx, id, spec, creds, &report)
 	if err != nil {
-		return nil, err
+		return nil, report, err
 	}
 	m.set(e, opened)
-	return release, m.records.write(id, spec)
+	return release, report, m.records.write(id, spec)
 }
 
 // Mounted reports whether the volume is mounted now.
@@ -180,7 +191,7 @@ func (m *Manager) Restore(ctx context.Context, ids []string) error {
 		spec, err := m.records.read(id)
 		if err == nil {
 			var release func()
-			if release, err = m.Mount(ctx, spec, registry.Credentials{}); err == nil {
+			if release, _, err = m.Mount(ctx, spec, registry.Credentials{}); err == nil {
 				release()
 				m.log.Info("volume mounted again", zap.String("volume", id), zap.String("ref", spec.Reference))
 			}
@@ -255,15 +266,17 @@ func (m *Manager) Close() error {
 	return errors.Join(errs...)
 }
 
-func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials) (*opened, error) {
+func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (*opened, error) {
 	opener := m.formats[spec.Format]
 	if opener == nil {
 		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
 	}
+	begin := time.Now()
 	blobs, err := m.open(spec, creds)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { report.Fetched = fetched(blobs) }()
 	layers := make([]lazyblock.RangeReader, len(blobs))
 	for i, blob := range blobs {
 		layers[i] = blob
@@ -272,6 +285,9 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	if o.volume, err = opener(ctx, id, layers); err != nil {
 		return nil, errors.Join(fmt.Errorf("open volume %s: %w", id, err), o.close())
 	}
+	report.Open = time.Since(begin)
+	begin = time.Now()
+	defer func() { report.Mount = time.Since(begin) }()
 	target, err := m.target(id)
 	if err != nil {
 		return nil, errors.Join(err, o.close())
@@ -407,6 +423,16 @@ func (o *opened) close() error {
 		err = o.volume.Close()
 	}
 	return errors.Join(err, closeBlobs(o.blobs))
+}
+
+func fetched(blobs []Blob) int64 {
+	var sum int64
+	for _, blob := range blobs {
+		if meter, ok := blob.(Meter); ok {
+			sum += meter.Fetched()
+		}
+	}
+	return sum
 }
 
 func closeBlobs(blobs []Blob) error {

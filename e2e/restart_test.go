@@ -1,0 +1,132 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/referee-cri/referee/e2e/node"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/testdata"
+)
+
+// TestRestart creates containers of a lazy image after the daemon was restarted,
+// after it was killed, and after a reboot.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
+	for _, version := range versions {
+		t.Run("containerd "+version, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, node.Options{Containerd: version}, "")
+			if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
+				t.Fatal(err)
+			}
+			ref := b.registry.Ref("tiny", "tiny")
+			b.pull(t, ref, fallback.Lazy)
+			for _, step := range []struct {
+				name string
+				do   func(*testing.T, *bed)
+			}{
+				{"SIGTERM and start", func(t *testing.T, b *bed) { t.Helper(); b.end(t, b.referee.Stop) }},
+				{"SIGKILL and start", func(t *testing.T, b *bed) { t.Helper(); b.end(t, b.referee.Kill) }},
+				{"reboot", reboot},
+			} {
+				t.Run(step.name, func(t *testing.T) {
+					step.do(t, b)
+					if err := b.referee.Start(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+					expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container),
+						slices.Concat(madeByRuntime, stockDiffers, unlikeOverlay)...)
+					removePod(t, container)
+				})
+			}
+			b.expectReleased(t, ref)
+		})
+	}
+}
+
+func (b *bed) end(t *testing.T, how func() error) {
+	t.Helper()
+	if err := how(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reboot ends everything and takes away what does not survive a power cycle:
+// processes, mounts, the state directories. A container created before the
+// daemon is back must fail, not find an empty root.
+func reboot(t *testing.T, b *bed) {
+	t.Helper()
+	b.end(t, b.referee.Kill)
+	b.end(t, b.Kill)
+	unmountBelow(t, b.Dir())
+	for _, dir := range []string{b.State(), filepath.Join(b.Dir(), "referee-state"), filepath.Join(b.Dir(), "referee")} {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ref := b.registry.Ref("tiny", "tiny")
+	container, err := b.CRI().Run(t.Context(), "too-early", ref, "/bin/busybox", "true")
+	if err == nil {
+		removePod(t, container)
+		t.Fatal("a container was created while its root dangled")
+	}
+	if !strings.Contains(err.Error(), "no such file or directory") {
+		t.Errorf("creation fails with %v, want a dangling root", err)
+	}
+}
+
+func unmountBelow(t *testing.T, dir string) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := slices.Collect(strings.Lines(string(mounts)))
+	for _, line := range slices.Backward(lines) {
+		target := strings.Fields(line)[4]
+		if strings.HasPrefix(target, dir+"/") {
+			if err := unix.Unmount(target, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
+				t.Errorf("unmount %s: %v", target, err)
+			}
+		}
+	}
+}
+
+// TestContainerdRestart restarts containerd under a running daemon.
+func TestContainerdRestart(t *testing.T) {
+	t.Parallel()
+	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
+	b := newBed(t, node.Options{}, "")
+	if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
+		t.Fatal(err)
+	}
+	ref := b.registry.Ref("tiny", "tiny")
+	b.pull(t, ref, fallback.Lazy)
+	if err := b.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(time.Second)
+	for {
+		if _, err := b.lazy.List(t.Context()); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("a second after containerd is back: %v", err)
+		}
+	}
+	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+	if _, err := container.Output(t.Context(), "/bin/busybox", "ls", "/data"); err != nil {
+		t.Error(err)
+	}
+}
