@@ -25,14 +25,16 @@ const (
 	connWindow   = 16 << 20
 
 	// The longest pause between two attempts to reach a socket nobody listens
-	// on. containerd is found again within this time of its return, with room
-	// to the promised second. An attempt costs one failing connect(2).
+	// on: containerd is found again within this time of its return. An attempt
+	// costs one failing connect(2).
 	redialFirst = 20 * time.Millisecond
-	redialMax   = 300 * time.Millisecond
+	redialMax   = 100 * time.Millisecond
 
-	// handshakeTimeout ends an attempt in which somebody accepted the
-	// connection but does not speak HTTP/2; calls wait for it.
-	handshakeTimeout = time.Second
+	// handshakeTimeout ends an attempt in which somebody listens but does not
+	// speak HTTP/2; calls wait for it. It is the kubelet's own (cri-client's
+	// minConnectionTimeout): on a starved node a shorter one turns a slow
+	// answer into a failure.
+	handshakeTimeout = 5 * time.Second
 
 	// defaultAuthority is what gRPC clients send over unix sockets.
 	defaultAuthority = "localhost"

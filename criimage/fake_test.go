@@ -204,7 +204,7 @@ func startFront(t testing.TB, b *fakeBackend, preparer Preparer) (*Server, *grpc
 	go func() { served <- s.Serve(l) }() // the clean-up waits for it
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // nothing to wait for
+		cancel()            // nothing to wait for
 		_ = s.Shutdown(ctx) // some tests have done it already
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)

@@ -82,7 +82,7 @@ func (c conversation) hold(t *testing.T, b *fakeBackend, conn *grpc.ClientConn) 
 		t.Fatal(err)
 	}
 	answers, err := receiveAll(stream.RecvMsg)
-	o := receive(t, seen, "the backend to see the call")
+	o := receive(t, seen, fmt.Sprintf("the backend to see the call, which ended with %v", err))
 	o.Header, o.Answers, o.Trailer, o.Status = header, answers, stream.Trailer(), status.Convert(err).Proto()
 	return o
 }
