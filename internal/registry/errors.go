@@ -64,8 +64,8 @@ func (e *StatusError) Codes() []string {
 
 // newStatusError keeps what is worth keeping of resp and closes it.
 func newStatusError(resp *http.Response, host string) error {
-	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what could be read is what there is to tell
+	_ = resp.Body.Close()                                          // costs at most the connection
 	return reason.Wrap(codeOfStatus(resp.StatusCode), &StatusError{
 		Method:     resp.Request.Method,
 		URL:        redact(resp.Request.URL),

@@ -79,7 +79,7 @@ func (s *hostSet) order(caps docker.HostCapabilities, now time.Time) []*host {
 
 // hostSet returns the hosts for a registry name, read again when the files that
 // say so have changed.
-func (c *Client) hostSet(name string) (*hostSet, error) {
+func (c *Client) hostSet(ctx context.Context, name string) (*hostSet, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.hostSets[name]
@@ -87,15 +87,15 @@ func (c *Client) hostSet(name string) (*hostSet, error) {
 	if old != nil && !old.stale.Load() && now.Sub(old.checked) < recheckHosts {
 		return old, nil
 	}
-	print, err := c.fingerprint(name)
+	fingerprint, err := c.fingerprint(name)
 	if err != nil {
 		return nil, reason.Errorf(reason.RegistryUnreachable, "read hosts of %s: %w", name, err)
 	}
-	if old != nil && !old.stale.Load() && old.fingerprint == print {
+	if old != nil && !old.stale.Load() && old.fingerprint == fingerprint {
 		old.checked = now
 		return old, nil
 	}
-	hosts, err := c.configureHosts(name)
+	hosts, err := c.configureHosts(ctx, name)
 	if err != nil {
 		return nil, reason.Errorf(reason.RegistryUnreachable, "configure hosts of %s: %w", name, err)
 	}
@@ -104,7 +104,7 @@ func (c *Client) hostSet(name string) (*hostSet, error) {
 	} else if len(c.hostSets) >= maxHostSets {
 		c.dropHostSet()
 	}
-	set := &hostSet{name: name, hosts: hosts, fingerprint: print, checked: now}
+	set := &hostSet{name: name, hosts: hosts, fingerprint: fingerprint, checked: now}
 	c.hostSets[name] = set
 	return set, nil
 }
@@ -122,9 +122,9 @@ func (c *Client) dropHostSet() {
 }
 
 // configureHosts lets containerd read certs.d. Each call makes new transports.
-func (c *Client) configureHosts(name string) ([]*host, error) {
+func (c *Client) configureHosts(ctx context.Context, name string) ([]*host, error) {
 	tuned := false
-	configure := config.ConfigureHosts(withLogger(context.Background(), c.opts.Log), config.HostOptions{
+	configure := config.ConfigureHosts(withLogger(ctx, c.opts.Log), config.HostOptions{
 		HostDir: c.hostDir,
 		UpdateClient: func(client *http.Client) error {
 			// The first call is for the transport that all hosts' are cloned

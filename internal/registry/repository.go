@@ -115,7 +115,7 @@ func (r *Repository) Do(ctx context.Context, req Request) (*Response, error) {
 	if req.Method == "" {
 		req.Method = http.MethodGet
 	}
-	set, err := r.client.hostSet(r.session.key.host)
+	set, err := r.client.hostSet(ctx, r.session.key.host)
 	if err != nil {
 		return nil, err
 	}

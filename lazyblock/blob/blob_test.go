@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -87,7 +89,7 @@ func (s *stage) check(t *testing.T, b *blob.Blob, off, n int) {
 	}
 }
 
-func blobs(methods ...string) func(*http.Request) bool { return regtest.Path("/blobs/", methods...) }
+func blobs() func(*http.Request) bool { return regtest.Path("/blobs/") }
 
 func ptr[T any](v T) *T { return &v }
 
@@ -332,5 +334,50 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 	if got := b.Stats(); got.Requests != 12 || got.Bytes != 1200 || got.Failures != 0 {
 		t.Errorf("stats %+v", got)
+	}
+}
+
+// TestUnfitMirrorIsPassedBy: a mirror that cannot serve the range, in whatever
+// way, costs one try and no error.
+func TestUnfitMirrorIsPassedBy(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]regtest.Fault{
+		"lacks the blob":    {Status: 404},
+		"ignores Range":     {IgnoreRange: true},
+		"has another size":  {Header: http.Header{"Content-Range": {"bytes 5000-5999/6000"}}},
+		"cuts every body":   {CutAt: ptr[int64](10)},
+		"drops connections": {Drop: true},
+		"stalls":            {BytesPerSecond: 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mirror := newStage(t)
+			origin := newStage(t)
+			mirror.reg.Inject(fault)
+			root := t.TempDir()
+			if err := os.Mkdir(filepath.Join(root, "registry.example"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			hosts := fmt.Sprintf("server = %q\n[host.%q]\n", origin.reg.URL(), mirror.reg.URL())
+			if err := os.WriteFile(filepath.Join(root, "registry.example", "hosts.toml"), []byte(hosts), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			client := registry.New(registry.Options{HostDirs: []string{root}})
+			t.Cleanup(func() { _ = client.Close() })
+			repo, err := client.Repository("registry.example/app", registry.Credentials{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := blob.Open(repo, origin.desc, quick())
+			for i := range 5 {
+				origin.check(t, b, 5000+i*1000, 1000)
+			}
+			if n, _ := mirror.reg.Count(nil); n > 2 {
+				t.Errorf("the mirror was asked %d times", n)
+			}
+			if n, _ := mirror.reg.Count(func(e regtest.Entry) bool { return e.Query != "ns=registry.example" }); n != 0 {
+				t.Errorf("%d requests without ns=", n)
+			}
+		})
 	}
 }

@@ -358,10 +358,10 @@ func TestFullDiskMakesReadsSlowerNotWrong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	src := newSource(1, 300*kib)
 	b := openBlob(t, s, src)
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	unused := newSource(2, 100*kib)
 	other := openBlob(t, s, unused)
 	check(t, other, unused, 0, 100*kib)
