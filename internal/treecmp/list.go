@@ -3,6 +3,7 @@ package treecmp
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,7 +29,12 @@ func List(root string) (Tree, error) {
 		}
 		path := "/" + strings.TrimPrefix(strings.TrimPrefix(full, root), "/")
 		var st unix.Stat_t
-		if err := unix.Lstat(full, &st); err != nil {
+		err = unix.Lstat(full, &st)
+		if errors.Is(err, unix.ENOENT) {
+			// overlayfs lists a whiteout that hides nothing, and then denies it.
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("stat %s: %w", full, err)
 		}
 		entry, err := lstat(full, path, &st)
