@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Shape describes a link, the same in both directions.
@@ -132,7 +135,8 @@ func (l *Link) Listen(port int) (net.Listener, error) {
 	}
 	var listener net.Listener
 	err := l.space.do(func() (err error) {
-		listener, err = net.Listen("tcp4", fmt.Sprintf("%s:%d", l.far, port))
+		config := net.ListenConfig{Control: useCubic}
+		listener, err = config.Listen(context.Background(), "tcp4", fmt.Sprintf("%s:%d", l.far, port))
 		return err
 	})
 	if err != nil {
@@ -142,6 +146,20 @@ func (l *Link) Listen(port int) (net.Listener, error) {
 		return nil, err
 	}
 	return listener, nil
+}
+
+// useCubic sets the congestion control of a listener, and so of the connections
+// it accepts: results must not depend on the host's choice. A kernel without it
+// keeps its own.
+func useCubic(_, _ string, conn syscall.RawConn) error {
+	var err error
+	control := conn.Control(func(fd uintptr) {
+		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
+	})
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return errors.Join(control, err)
 }
 
 // Forward makes a TCP server of this machine ("127.0.0.1:5000") reachable
