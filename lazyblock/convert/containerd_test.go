@@ -167,9 +167,9 @@ func makeRandomLayer(t *testing.T, random *rand.Rand, opaque bool) []byte {
 func TestRandomLayersLookAsContainerdUnpacksThem(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	stacks := 40
+	stacks := 24
 	if testing.Short() {
-		stacks = 10
+		stacks = 6
 	}
 	var unpacked int
 	for seed := range stacks {

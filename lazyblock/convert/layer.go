@@ -37,8 +37,11 @@ func (c *converter) layer(ctx context.Context, i int) (Layer, error) {
 		if err == nil {
 			return Layer{Descriptor: desc, Path: path, ChainID: c.image.chainIDs[i]}, nil
 		}
-		if !errors.Is(err, erofs.ErrDiskFull) || c.size*2 > c.opts.MaxSize {
+		if !errors.Is(err, erofs.ErrDiskFull) {
 			return Layer{}, err
+		}
+		if c.size*2 > c.opts.MaxSize {
+			return Layer{}, reason.Wrap(reason.ArtifactInvalid, err)
 		}
 		c.size *= 2 // the next attempt fetches the layer anew: nobody keeps 64 GiB for a case this rare
 	}
@@ -111,13 +114,23 @@ func erofsUUID(chainID digest.Digest) (uuid [16]byte) {
 	return uuid
 }
 
+// hashStep is how many bytes are hashed between looks at the context.
+const hashStep = 16 << 20
+
 // describe reads the finished file once more for its digest: its head is
 // written last.
 func describe(ctx context.Context, f *os.File, size int64) (ocispec.Descriptor, error) {
 	digester := digest.Canonical.Digester()
 	blob := io.NewSectionReader(f, 0, size)
-	if n, err := io.Copy(digester.Hash(), contextReader{ctx, blob}); err != nil || n != size {
-		return ocispec.Descriptor{}, fmt.Errorf("hash layer file: %d of %d bytes: %w", n, size, errors.Join(err, ctx.Err()))
+	for {
+		if err := ctx.Err(); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		if _, err := io.CopyN(digester.Hash(), blob, hashStep); err == io.EOF {
+			break
+		} else if err != nil {
+			return ocispec.Descriptor{}, fmt.Errorf("hash layer file: %w", err)
+		}
 	}
 	sum := digester.Digest()
 	return ocispec.Descriptor{
@@ -157,90 +170,4 @@ func (p *progress) report() {
 		p.now.Read = p.read.Load()
 		p.call(p.now)
 	}
-}
-
-// tarball is a layer's plain bytes on their way from a registry.
-type tarball struct {
-	blob       io.ReadCloser
-	compressed *ahead
-	plain      *ahead
-	whole      *content.VerifyReader // sees every byte of the blob
-	diffID     digest.Digest
-	diff       digest.Verifier // sees every plain byte
-}
-
-// newTarball takes ownership of blob.
-func newTarball(blob io.ReadCloser, desc ocispec.Descriptor, diffID digest.Digest, maxSize int64, read *atomic.Int64) *tarball {
-	t := &tarball{blob: blob, diffID: diffID, diff: diffID.Verifier()}
-	t.whole = content.NewVerifyReader(&counted{blob, read}, desc)
-	t.compressed = readAhead(t.whole)
-	t.plain = readAhead(&unpacked{compressed: t.compressed, seen: t.diff, left: maxSize})
-	return t
-}
-
-func (t *tarball) Read(p []byte) (int, error) { return t.plain.Read(p) }
-
-// verify reads what is left behind the tar's end mark and compares digests.
-func (t *tarball) verify() error {
-	if _, err := io.Copy(io.Discard, t.plain); err != nil {
-		return fmt.Errorf("read layer: %w", err)
-	}
-	if _, err := io.Copy(io.Discard, t.compressed); err != nil {
-		return fmt.Errorf("read layer: %w", err)
-	}
-	if err := t.whole.Verify(); err != nil {
-		return reason.Errorf(reason.DigestMismatch, "verify layer: %w", err)
-	}
-	if !t.diff.Verified() {
-		return reason.Errorf(reason.DigestMismatch, "layer's plain bytes are not those of diff ID %s", t.diffID)
-	}
-	return nil
-}
-
-// Close ends both goroutines, source first.
-func (t *tarball) Close() {
-	_ = t.blob.Close() // nothing was written to it
-	t.compressed.Close()
-	t.plain.Close()
-}
-
-// unpacked decompresses, shows every byte to seen and ends after left bytes
-// with an error.
-type unpacked struct {
-	compressed io.Reader
-	plain      io.ReadCloser // opened by the first Read, which may block
-	seen       io.Writer
-	left       int64
-}
-
-func (u *unpacked) Read(p []byte) (int, error) {
-	if u.plain == nil {
-		var err error
-		if u.plain, err = decompress(u.compressed); err != nil {
-			return 0, fmt.Errorf("decompress: %w", err)
-		}
-	}
-	n, err := u.plain.Read(p)
-	if u.left -= int64(n); u.left < 0 {
-		return 0, reason.Errorf(reason.ArtifactInvalid, "%w: uncompressed layer is too large", erofs.ErrInvalid)
-	}
-	if _, werr := u.seen.Write(p[:n]); werr != nil {
-		return n, werr
-	}
-	if err != nil {
-		_ = u.plain.Close() // frees a decoder's memory; there is nothing to flush
-	}
-	return n, err
-}
-
-// counted counts the bytes read.
-type counted struct {
-	r io.Reader
-	n *atomic.Int64
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n.Add(int64(n))
-	return n, err
 }

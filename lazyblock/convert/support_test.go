@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,8 +55,13 @@ func mountLoop(t testing.TB, image string) string {
 	return dir
 }
 
+// unmount waits for what a process forked meanwhile still holds open until it execs.
 func unmount(t testing.TB, dir string) {
-	if err := unix.Unmount(dir, 0); err != nil {
+	err := unix.Unmount(dir, 0)
+	for deadline := time.Now().Add(10 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(dir, 0) {
+		runtime.Gosched()
+	}
+	if err != nil {
 		t.Errorf("unmount %s: %v", dir, err)
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
@@ -204,4 +211,20 @@ func mergedDisk(t testing.TB, layers []Layer) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// gnuTar packs a directory's content with the tar of this machine.
+func gnuTar(t testing.TB, dir string, options ...string) []byte {
+	t.Helper()
+	tool, err := exec.LookPath("tar")
+	if err != nil {
+		t.Skip("no tar here")
+	}
+	var b, complaints bytes.Buffer
+	cmd := exec.Command(tool, append(options, "-C", dir, "-cf", "-", ".")...)
+	cmd.Stdout, cmd.Stderr = &b, &complaints
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v: %v: %s", cmd, err, &complaints)
+	}
+	return b.Bytes()
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 )
 
@@ -42,7 +43,7 @@ func readTar(ctx context.Context, r io.Reader, layer changes, data *erofs.Data) 
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read tar header: %w", err)
+			return reason.Errorf(reason.ArtifactInvalid, "read tar header: %w", err)
 		}
 		if err := readEntry(ctx, tr, header, layer, data); err != nil {
 			return err
@@ -56,32 +57,36 @@ func readEntry(ctx context.Context, tr *tar.Reader, header *tar.Header, layer ch
 	}
 	in, err := inode(header)
 	if err != nil {
-		return fmt.Errorf("tar entry %.256q: %w", header.Name, err)
+		return reason.Errorf(reason.ArtifactInvalid, "tar entry %.256q: %w", header.Name, err)
 	}
 	switch header.Typeflag {
 	case tar.TypeLink:
-		return layer.Link(header.Name, header.Linkname, in)
+		return reason.Wrap(reason.ArtifactInvalid, layer.Link(header.Name, header.Linkname, in))
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		in.Size = header.Size
-		if in.Data, err = data.Append(contextReader{ctx, tr}, header.Size); err != nil {
+		if in.Data, err = data.Append(entryContent{ctx, tr}, header.Size); err != nil {
 			return fmt.Errorf("copy %.256q: %w", header.Name, err)
 		}
 	}
-	return layer.Add(header.Name, in)
+	return reason.Wrap(reason.ArtifactInvalid, layer.Add(header.Name, in))
 }
 
-// contextReader stops reading when its context ends. It lives no longer than
-// the call that made it.
-type contextReader struct {
+// entryContent reads one entry until its context ends, and blames the tar for what
+// else goes wrong. It lives no longer than the call that made it.
+type entryContent struct {
 	ctx context.Context //nolint:containedctx // bound for the length of one copy
-	r   io.Reader
+	tr  *tar.Reader
 }
 
-func (c contextReader) Read(p []byte) (int, error) {
+func (c entryContent) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.r.Read(p)
+	n, err := c.tr.Read(p)
+	if err != nil && err != io.EOF {
+		err = reason.Wrap(reason.ArtifactInvalid, err)
+	}
+	return n, err
 }
 
 // inode turns a header into an inode without data.

@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -232,7 +234,11 @@ func mountImage(t *testing.T, path, options string) string {
 		t.Fatalf("mount: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
+		err := unix.Unmount(dir, 0)
+		for deadline := time.Now().Add(10 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(dir, 0) {
+			runtime.Gosched() // a process forked meanwhile holds a file until it execs
+		}
+		if err != nil {
 			t.Errorf("unmount: %v", err)
 		}
 	})
