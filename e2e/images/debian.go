@@ -63,7 +63,7 @@ func tidyTree(tree string) error {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(tree, "usr/sbin/policy-rc.d"), []byte("#!/bin/sh\nexit 101\n"), 0o755)
+	return os.WriteFile(filepath.Join(tree, "usr", "sbin", "policy-rc.d"), []byte("#!/bin/sh\nexit 101\n"), 0o755)
 }
 
 // aptSources lists the source files that offer the release; others would need
@@ -127,7 +127,7 @@ func runOn(ctx context.Context, tree, below, script string) error {
 	}
 	const enter = `mount --rbind /dev "$1/dev" && exec chroot "$@"`
 	args := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc=" + filepath.Join(tree, "proc"), "sh", "-euc", enter, "enter", tree}
-	if exists(filepath.Join(tree, "bin/sh")) {
+	if exists(filepath.Join(tree, "bin", "sh")) {
 		args = append(args, "/bin/sh")
 	} else {
 		args = append(args, "/bin/busybox", "sh")

@@ -56,7 +56,8 @@ func readInfo(dir string) (info layerInfo, err error) {
 	if err != nil {
 		return info, err
 	}
-	return info, json.Unmarshal(b, &info)
+	err = json.Unmarshal(b, &info)
+	return info, err
 }
 
 // writeDiff writes what leads from one tree to the other as a layer, with

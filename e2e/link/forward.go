@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -28,7 +29,7 @@ func (l *Link) serve(listener net.Listener, handle func(net.Conn)) {
 
 // splice joins a connection at the far end with the target, which is near to it.
 func (l *Link) splice(conn net.Conn, target string) {
-	server, err := net.DialTimeout("tcp", target, 10*time.Second)
+	server, err := dialServer(target)
 	if err != nil || l.adopt(server) != nil {
 		return // the client sees its connection closed
 	}
@@ -37,6 +38,13 @@ func (l *Link) splice(conn net.Conn, target string) {
 	both.Go(func() { pipe(server, conn) })
 	both.Go(func() { pipe(conn, server) })
 	both.Wait()
+}
+
+// dialServer connects to a server of this machine, which answers at once or never.
+func dialServer(target string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return new(net.Dialer).DialContext(ctx, "tcp", target)
 }
 
 func pipe(dst, src net.Conn) {
@@ -48,4 +56,8 @@ func closeWrite(conn net.Conn) {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite() // already gone
 	}
+}
+
+func listenLoopback() (net.Listener, error) {
+	return net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 }

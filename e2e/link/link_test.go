@@ -205,7 +205,10 @@ func roundTrip(t *testing.T, address string, sent []byte) []byte {
 	wrote := make(chan error, 1)
 	go func() { // waited for by the receive below
 		_, err := conn.Write(sent)
-		wrote <- errors.Join(err, conn.(*net.TCPConn).CloseWrite())
+		if half, ok := conn.(interface{ CloseWrite() error }); ok {
+			err = errors.Join(err, half.CloseWrite())
+		}
+		wrote <- err
 	}()
 	got, err := io.ReadAll(conn)
 	if err := errors.Join(err, <-wrote); err != nil {

@@ -31,7 +31,7 @@ const (
 // Measure validates the link while nothing else uses it. It takes about two
 // seconds and its traffic is counted by Stats.
 func (l *Link) Measure(ctx context.Context) (Measurement, error) {
-	target, err := net.Listen("tcp4", "127.0.0.1:0")
+	target, err := listenLoopback()
 	if err != nil {
 		return Measurement{}, fmt.Errorf("measure link: %w", err)
 	}
@@ -41,7 +41,7 @@ func (l *Link) Measure(ctx context.Context) (Measurement, error) {
 		source(target)
 	}()
 	defer func() { target.Close(); <-done }()
-	address, err := l.Forward(target.Addr().String())
+	address, err := l.Forward(target.Addr().String()) //nolint:contextcheck // connections outlive the call
 	if err != nil {
 		return Measurement{}, fmt.Errorf("measure link: %w", err)
 	}

@@ -17,7 +17,7 @@ func startRelay(shape Shape) *Link {
 }
 
 func (l *Link) relay(target string) (address string, err error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	listener, err := listenLoopback()
 	if err != nil {
 		return "", err
 	}
@@ -30,7 +30,7 @@ func (l *Link) relay(target string) (address string, err error) {
 		case <-l.stop:
 			return
 		}
-		server, err := net.DialTimeout("tcp", target, 10*time.Second)
+		server, err := dialServer(target)
 		if err != nil || l.adopt(server) != nil {
 			return
 		}

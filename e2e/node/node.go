@@ -81,8 +81,8 @@ func Start(ctx context.Context, opts Options) (*Node, error) {
 	}
 	n := &Node{opts: opts, bin: opts.Bin, dir: dir, lease: lease}
 	if err := n.boot(ctx); err != nil {
-		log := n.Log()
-		return nil, errors.Join(fmt.Errorf("start node with containerd %s: %w\n%s", opts.Containerd, err, tail(log, 40)), n.Stop())
+		err = fmt.Errorf("start node with containerd %s: %w\n%s", opts.Containerd, err, tail(n.Log(), 40))
+		return nil, errors.Join(err, n.Stop()) //nolint:contextcheck // cleans up even when ctx is done
 	}
 	return n, nil
 }

@@ -153,7 +153,7 @@ func TestSweepAfterCrash(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a node needs root")
 	}
-	base, err := os.MkdirTemp("/var/tmp", "sweep")
+	base, err := os.MkdirTemp("/var/tmp", "sweep") //nolint:usetesting // a socket path must be short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func startProcess(logPath string, env []string, name string, args ...string) (*p
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	defer log.Close()                  // the child has its own descriptor
-	cmd := exec.Command(name, args...) // outlives the caller's context: ended by stop
+	cmd := exec.Command(name, args...) //nolint:noctx // outlives the caller's context: ended by stop
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
 	// Its own process group: an interrupt at the terminal ends us, and we end it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -121,6 +121,8 @@ func sweepNode(dir string) error {
 // are gone. Killing one may reveal another (a shim's child), hence the loop.
 func killAll(dir string) error {
 	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		found := processesOf(dir)
 		if len(found) == 0 {
@@ -133,7 +135,7 @@ func killAll(dir string) error {
 		for _, p := range found {
 			_ = unix.Kill(p.pid, unix.SIGKILL)
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-tick.C
 	}
 }
 
