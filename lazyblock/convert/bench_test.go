@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"testing"
 
 	"github.com/referee-cri/referee/lazyblock/erofs"
@@ -29,11 +28,7 @@ func BenchmarkConvert(b *testing.B) {
 			store, desc := testImage{tars: [][]byte{tarball}, pack: []func([]byte) []byte{pack}}.store(b)
 			b.SetBytes(int64(len(tarball)))
 			for b.Loop() {
-				work, err := os.MkdirTemp(b.TempDir(), "")
-				if err != nil {
-					b.Fatal(err)
-				}
-				if _, err := Image(b.Context(), store, desc, Options{WorkDir: work}); err != nil {
+				if _, err := Image(b.Context(), store, desc, Options{WorkDir: b.TempDir()}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -60,7 +60,7 @@ func TestExtremesMount(t *testing.T) {
 			if name != "deepest tree" { // fsck.erofs 1.5 overflows its stack on a thousand levels
 				fsck(t, image)
 			}
-			expectTree(t, want, mountFile(t, image, ""))
+			expectTree(t, want, mountFile(t, image))
 		})
 	}
 }
@@ -122,7 +122,7 @@ func TestFileOverFourGiB(t *testing.T) {
 	if err := f.Truncate(int64(d.end) << blockBits); err != nil {
 		t.Fatal(err)
 	}
-	mounted, err := os.Open(filepath.Join(mountFile(t, path, ""), "large"))
+	mounted, err := os.Open(filepath.Join(mountFile(t, path), "large"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestSparseTarFiles(t *testing.T) {
 			}
 			f.Close()
 			image := writeDisk(t, gnuTar(t, source, strings.Fields("--sparse --format="+format)...))
-			got, err := treecmp.List(mountFile(t, image, ""))
+			got, err := treecmp.List(mountFile(t, image))
 			if err != nil {
 				t.Fatal(err)
 			}

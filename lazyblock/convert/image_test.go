@@ -117,8 +117,10 @@ func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 	store, desc := testImage{
 		tars:     tars,
 		manifest: dockerManifest,
-		types: []string{dockerLayerGzip, dockerLayer, ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageLayer,
-			ocispec.MediaTypeImageLayerGzip, nonDistributableGz},
+		types: []string{
+			dockerLayerGzip, dockerLayer, ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageLayer,
+			ocispec.MediaTypeImageLayerGzip, nonDistributableGz,
+		},
 		pack: []func([]byte) []byte{
 			gzipped, plain, zstded, gzipped, // the fourth is not what its media type says
 			func(b []byte) []byte { return append(gzipped(b[:700]), gzipped(b[700:])...) },
@@ -135,7 +137,7 @@ func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 	}
 	image := mergedDisk(t, result.Layers)
 	fsck(t, image)
-	expectTree(t, want, mountFile(t, image, ""))
+	expectTree(t, want, mountFile(t, image))
 }
 
 func TestResultDescribesFilesAndConfig(t *testing.T) {
@@ -190,7 +192,8 @@ func hashes(layers []Layer) (all []digest.Digest) {
 	return all
 }
 
-func TestSameImageSameBytes(t *testing.T) { // not parallel: it changes GOMAXPROCS
+//nolint:paralleltest // it changes GOMAXPROCS
+func TestSameImageSameBytes(t *testing.T) {
 	store, desc := reference(t, "tiny")
 	var want []digest.Digest
 	for _, procs := range []int{1, 2, 5} {
@@ -372,7 +375,7 @@ func TestDiskGrowsOnlyWhenALayerNeedsIt(t *testing.T) {
 		}
 		merged := mergedDisk(t, layers)
 		fsck(t, merged)
-		expectTree(t, want, mountFile(t, merged, ""))
+		expectTree(t, want, mountFile(t, merged))
 	}
 }
 

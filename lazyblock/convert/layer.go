@@ -126,7 +126,7 @@ func describe(ctx context.Context, f *os.File, size int64) (ocispec.Descriptor, 
 		if err := ctx.Err(); err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		if _, err := io.CopyN(digester.Hash(), blob, hashStep); err == io.EOF {
+		if _, err := io.CopyN(digester.Hash(), blob, hashStep); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return ocispec.Descriptor{}, fmt.Errorf("hash layer file: %w", err)

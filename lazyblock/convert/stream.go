@@ -3,6 +3,7 @@ package convert
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
@@ -19,7 +20,7 @@ const maxZstdWindow = 128 << 20
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	buffered := bufio.NewReaderSize(r, 64<<10)
 	magic, err := buffered.Peek(4)
-	if err != nil && len(magic) == 0 && err != io.EOF {
+	if err != nil && len(magic) == 0 && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {

@@ -28,11 +28,11 @@ func needRoot(t testing.TB) {
 }
 
 // mountFile mounts an EROFS image by mount(2), without a loop device.
-func mountFile(t testing.TB, image, options string) string {
+func mountFile(t testing.TB, image string) string {
 	t.Helper()
 	needRoot(t)
 	dir := t.TempDir()
-	err := unix.Mount(image, dir, "erofs", unix.MS_RDONLY, options)
+	err := unix.Mount(image, dir, "erofs", unix.MS_RDONLY, "")
 	if err == unix.ENOTBLK {
 		t.Skip("mounting EROFS from a file needs Linux 6.12")
 	}
@@ -48,7 +48,7 @@ func mountLoop(t testing.TB, image string) string {
 	t.Helper()
 	needRoot(t)
 	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "erofs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "erofs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
 		t.Fatalf("mount -o loop %s: %v: %s", image, err, out)
 	}
 	t.Cleanup(func() { unmount(t, dir) })
@@ -75,7 +75,7 @@ func fsck(t testing.TB, image string) {
 		t.Log("not checked: no fsck.erofs here")
 		return
 	}
-	if out, err := exec.Command(tool, "--extract", image).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), tool, "--extract", image).CombinedOutput(); err != nil {
 		t.Errorf("fsck.erofs %s: %v: %s", image, err, out)
 	}
 }
@@ -221,7 +221,7 @@ func gnuTar(t testing.TB, dir string, options ...string) []byte {
 		t.Skip("no tar here")
 	}
 	var b, complaints bytes.Buffer
-	cmd := exec.Command(tool, append(options, "-C", dir, "-cf", "-", ".")...)
+	cmd := exec.CommandContext(t.Context(), tool, append(options, "-C", dir, "-cf", "-", ".")...)
 	cmd.Stdout, cmd.Stderr = &b, &complaints
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v: %v: %s", cmd, err, &complaints)

@@ -83,7 +83,7 @@ func (c entryContent) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.tr.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = reason.Wrap(reason.ArtifactInvalid, err)
 	}
 	return n, err

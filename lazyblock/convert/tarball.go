@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -85,7 +86,7 @@ func (u *unpacked) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	_ = u.plain.Close() // frees a decoder's memory; there is nothing to flush
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		err = reason.Errorf(reason.ArtifactInvalid, "decompress: %w", err)
 	}
 	return n, err
@@ -97,7 +98,7 @@ type fetched struct{ r io.Reader }
 
 func (f fetched) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
 	code := reason.Of(err)

@@ -37,7 +37,8 @@ func TestDataLeavesZerosOut(t *testing.T) {
 		if data.Next() != end {
 			t.Errorf("flush moved the end from %d to %d", end, data.Next())
 		}
-		disk := append(img.bytes, make([]byte, int(end)*block-len(img.bytes))...)
+		disk := make([]byte, int(end)*block)
+		copy(disk, img.bytes)
 		for i, content := range contents {
 			at := int(extents[i].Block) * block
 			if !bytes.Equal(disk[at:at+len(content)], content) {

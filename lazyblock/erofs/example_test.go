@@ -3,7 +3,6 @@ package erofs_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,12 +15,22 @@ import (
 func Example() {
 	dir, err := os.MkdirTemp("", "erofs-")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer os.RemoveAll(dir)
-	disk, err := os.Create(filepath.Join(dir, "disk"))
+	if err := writeTwoLayers(filepath.Join(dir, "disk")); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// 4 inodes, 4 blocks
+	// 3 inodes, 5 blocks
+}
+
+func writeTwoLayers(path string) error {
+	disk, err := os.Create(path)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer disk.Close()
 
@@ -36,29 +45,27 @@ func Example() {
 		for name, content := range files {
 			in := erofs.Inode{Mode: erofs.TypeRegular | 0o644, Size: int64(len(content))}
 			if in.Data, err = data.Append(strings.NewReader(content), in.Size); err != nil {
-				log.Fatal(err)
+				return err
 			}
 			if err := layer.Add(name, in); err != nil {
-				log.Fatal(err)
+				return err
 			}
 		}
 		if err := data.Flush(); err != nil {
-			log.Fatal(err)
+			return err
 		}
 		if err := tree.Apply(layer); err != nil {
-			log.Fatal(err)
+			return err
 		}
 		layout, err := tree.Layout(erofs.LayoutOptions{Start: data.Next()})
 		if err != nil {
-			log.Fatal(err)
+			return err
 		}
 		if err := layout.Write(context.Background(), disk); err != nil {
-			log.Fatal(err)
+			return err
 		}
 		next = layout.End()
 		fmt.Println(layout.Inodes(), "inodes,", next, "blocks")
 	}
-	// Output:
-	// 4 inodes, 4 blocks
-	// 3 inodes, 5 blocks
+	return nil
 }

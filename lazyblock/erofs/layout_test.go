@@ -205,7 +205,7 @@ func TestExtraDevices(t *testing.T) {
 			if err := os.WriteFile(path, img.bytes, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if out, err := exec.Command("fsck.erofs", "--extract", "--device="+devices[0], "--device="+devices[1], path).CombinedOutput(); err != nil && bits == 12 {
+			if out, err := exec.CommandContext(t.Context(), "fsck.erofs", "--extract", "--device="+devices[0], "--device="+devices[1], path).CombinedOutput(); err != nil && bits == 12 {
 				t.Errorf("fsck.erofs: %v: %s", err, out) // release 1.5 knows no other block size
 			}
 			mnt := mountImage(t, path, strings.Join(options, ","))

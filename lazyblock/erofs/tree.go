@@ -17,13 +17,13 @@ type Tree struct {
 // Limits bound the memory that a tree may take, whatever its layers say.
 // A zero field means its default.
 type Limits struct {
-	Entries int   // files and directories over all layers, parents that no layer names included; default 4 Mi
-	Bytes   int64 // of names, link targets and attributes over all layers; default 1 GiB
+	Entries int   // files and directories over all layers, parents that no layer names included; default 2 Mi
+	Bytes   int64 // of names, link targets and attributes over all layers; default 512 MiB
 }
 
 const (
-	defaultEntries = 4 << 20
-	defaultBytes   = 1 << 30
+	defaultEntries = 2 << 20
+	defaultBytes   = 512 << 20
 )
 
 type usage struct {
