@@ -38,6 +38,13 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done:
 	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT)
 	touch $@
 
+# Every fuzz target as fuzz/<folder>/<file>@<function>.
+FUZZTIME := 10s
+FUZZERS  := $(addprefix fuzz/,$(subst _test.go:,@,$(shell git grep -oP '(?<=^func )Fuzz\w+' -- '*_test.go')))
+
+# `make test TESTFLAGS=-v` shows every test and why some are skipped.
+TESTFLAGS :=
+
 .PHONY: build
 build: ## Build bin/referee
 	CGO_ENABLED=0 go build -trimpath -o bin/referee ./cmd/referee
@@ -45,11 +52,11 @@ build: ## Build bin/referee
 .PHONY: test
 test: deps tools build ## Run every test, end to end included (root)
 	go vet ./...
-	go test -race -timeout 30m ./...
+	go test -race -timeout 40m $(TESTFLAGS) ./...
 
 .PHONY: e2e
 e2e: deps tools build ## Run only the end-to-end tests (root)
-	go test -race -timeout 30m -count=1 ./e2e/...
+	go test -race -timeout 40m -count=1 $(TESTFLAGS) ./e2e/...
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
@@ -62,6 +69,13 @@ bench: deps tools build ## Measure lazy against ordinary pulls over shaped links
 .PHONY: demo
 demo: deps tools build ## Show one image being pulled lazily on a real node (root)
 	go run ./e2e/demo
+
+.PHONY: fuzz
+fuzz: $(FUZZERS) ## Fuzz every parser for FUZZTIME
+
+.PHONY: $(FUZZERS)
+$(FUZZERS): fuzz/%:
+	go test -run '^$$' -fuzz '^$(lastword $(subst @, ,$*))$$' -fuzztime $(FUZZTIME) ./$(dir $*)
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Format the code
