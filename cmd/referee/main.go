@@ -43,6 +43,7 @@ func rootCommand() *cobra.Command {
 		explainCommand(load),
 		convertCommand(load),
 		configCommand(load),
+		keepCommand(),
 	)
 	return root
 }

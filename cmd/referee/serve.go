@@ -18,6 +18,7 @@ import (
 	"github.com/referee-cri/referee/configs"
 	"github.com/referee-cri/referee/criimage"
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/keeper"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/cache"
@@ -114,6 +115,8 @@ type daemonParts struct {
 	registry   *registry.Client
 	containerd *grpc.ClientConn
 	backend    *grpc.ClientConn // containerd's CRI
+	keeper     keeper.Client
+	fuseDir    string
 	driver     attach.Driver
 	cache      *cache.Store
 	volumes    *volume.Manager
@@ -144,7 +147,9 @@ func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err err
 	if d.cache, err = cache.Open(config.CacheDir(), cache.Options{MaxBytes: config.Cache.MaxSize.Bytes, Log: log}); err != nil {
 		return d, err
 	}
-	if d.driver, err = attach.NewFUSE(filepath.Join(config.State, "fuse"), log); err != nil {
+	d.fuseDir = filepath.Join(config.State, "fuse")
+	d.keeper = keeperOf(config)
+	if d.driver, err = attach.NewFUSE(d.fuseDir, d.keeper, log); err != nil {
 		return d, err
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
@@ -174,11 +179,15 @@ func (d *daemonParts) close() error {
 		errs = append(errs, d.guard.Close(ctx))
 		cancel()
 	}
+	idle := d.volumes == nil || d.volumes.Empty()
+	if d.driver != nil {
+		errs = append(errs, d.driver.Close())
+	}
 	if d.volumes != nil {
 		errs = append(errs, d.volumes.Close())
 	}
-	if d.driver != nil {
-		errs = append(errs, d.driver.Close())
+	if d.driver != nil && idle { // nobody reads: leave nothing behind
+		errs = append(errs, attach.Unmount(d.fuseDir), d.keeper.Quit())
 	}
 	if d.cache != nil {
 		errs = append(errs, d.cache.Close())

@@ -30,10 +30,18 @@ type Driver interface {
 	// volume in the driver's own directories; it must be a file name. Extra devices
 	// are told apart by their own IDs.
 	Attach(ctx context.Context, id string, volume lazyblock.Volume, target string) error
+	// Adopt goes on serving a volume that a former process attached at target and
+	// reports whether there is one: if not, Attach has to be called.
+	Adopt(id string, volume lazyblock.Volume, target string) (bool, error)
+	// Adopted tells that every volume that is still wanted was adopted: reads of
+	// others, which waited, fail from now on.
+	Adopted()
 	// Detach unmounts target lazily, so that processes inside keep what they have
 	// open, and stops serving the volume. Detaching what is not attached is no error.
 	Detach(id string, target string) error
-	// Close stops serving. Mounts stay; reads of what is not in the page cache fail.
+	// Close stops serving. Mounts stay. Where the driver's connection to the kernel
+	// is kept by somebody else, readers wait for the next driver; else reads of
+	// what is not in the page cache fail.
 	Close() error
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
@@ -18,36 +20,67 @@ import (
 // is mounted from the file itself where the kernel can (Linux 6.12); anything
 // else goes through a read-only loop device.
 type fuseDriver struct {
-	server *fuse.Server
-	log    *zap.Logger
+	server  *fuse.Server
+	resumed bool // the connection is a former process's, and so may be mounts over it
 }
 
 var _ Driver = (*fuseDriver)(nil)
 
-// NewFUSE mounts a FUSE directory at dir and returns the driver that uses it.
-// What a former process left mounted there is detached.
-func NewFUSE(dir string, log *zap.Logger) (Driver, error) {
+// Keeper holds a descriptor for the time between two processes.
+type Keeper interface {
+	// Take returns a duplicate of the descriptor that is kept, nil if there is none.
+	Take() (*os.File, error)
+	// Keep keeps a duplicate of f in place of what was kept.
+	Keep(f *os.File) error
+}
+
+// NewFUSE returns a driver that serves the FUSE directory dir: over the
+// connection that keeper holds if that is still mounted there, else over a new
+// one, which keeper gets. keeper may be nil: then mounts die with the process.
+func NewFUSE(dir string, keeper Keeper, log *zap.Logger) (Driver, error) {
+	if keeper != nil {
+		server, err := resume(dir, keeper, log)
+		if err != nil {
+			log.Warn("former fuse connection not resumed: its readers get errors", zap.Error(err))
+		}
+		if server != nil {
+			return &fuseDriver{server: server, resumed: true}, nil
+		}
+	}
 	server, err := fuse.Mount(dir, fuse.Options{Log: log})
 	if err != nil {
 		return nil, err
 	}
-	return &fuseDriver{server: server, log: log}, nil
+	if keeper != nil {
+		if err := keeper.Keep(server.Descriptor()); err != nil {
+			log.Warn("fuse connection not kept: readers will get errors when this process ends", zap.Error(err))
+		}
+	}
+	return &fuseDriver{server: server}, nil
+}
+
+// resume takes over what keeper holds; nil if there is nothing to take over.
+func resume(dir string, keeper Keeper, log *zap.Logger) (*fuse.Server, error) {
+	conn, err := keeper.Take()
+	if err != nil || conn == nil {
+		return nil, err
+	}
+	mounted, err := mountinfo.Mounted(dir)
+	if err != nil || !mounted {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return fuse.Resume(dir, conn, fuse.Options{Log: log})
 }
 
 func (d *fuseDriver) Name() string { return "fuse" }
 
 func (d *fuseDriver) Attach(ctx context.Context, id string, volume lazyblock.Volume, target string) error {
-	primary, err := d.server.Add(id, volume.Primary)
+	primary, extra, err := d.serve(id, volume)
 	if err != nil {
 		return reason.Wrap(reason.AttachFailed, err)
 	}
 	opts := append(options(volume.FSType), volume.Options...)
-	for i, device := range volume.Extra {
-		path, err := d.server.Add(extraName(id, i), device)
-		if err != nil {
-			d.remove(id)
-			return reason.Wrap(reason.AttachFailed, err)
-		}
+	for _, path := range extra {
 		opts = append(opts, "device="+path)
 	}
 	// The kernel reads the superblock inside mount(2). If ctx ends first, failing
@@ -64,6 +97,39 @@ func (d *fuseDriver) Attach(ctx context.Context, id string, volume lazyblock.Vol
 	return nil
 }
 
+// serve makes the volume's devices appear as files and returns their paths.
+func (d *fuseDriver) serve(id string, volume lazyblock.Volume) (primary string, extra []string, err error) {
+	defer func() {
+		if err != nil {
+			d.remove(id)
+		}
+	}()
+	if primary, err = d.server.Add(id, volume.Primary); err != nil {
+		return "", nil, err
+	}
+	for i, device := range volume.Extra {
+		path, err := d.server.Add(extraName(id, i), device)
+		if err != nil {
+			return "", nil, err
+		}
+		extra = append(extra, path)
+	}
+	return primary, extra, nil
+}
+
+func (d *fuseDriver) Adopt(id string, volume lazyblock.Volume, target string) (bool, error) {
+	if !d.resumed {
+		return false, nil
+	}
+	if mounted, err := mountinfo.Mounted(target); err != nil || !mounted {
+		return false, ignoreMissing(err)
+	}
+	_, _, err := d.serve(id, volume)
+	return err == nil, err
+}
+
+func (d *fuseDriver) Adopted() { d.server.Resumed() }
+
 func (d *fuseDriver) Detach(id string, target string) error {
 	err := Unmount(target)
 	d.remove(id)
@@ -71,6 +137,13 @@ func (d *fuseDriver) Detach(id string, target string) error {
 }
 
 func (d *fuseDriver) Close() error { return d.server.Abandon() }
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
 
 // remove stops serving the primary device and whatever extra devices there are.
 func (d *fuseDriver) remove(id string) {

@@ -312,6 +312,9 @@ func (h *Host) reconcile(ctx context.Context) error {
 		}
 	}
 	err = h.volumes.Restore(ctx, ids)
+	if err == nil {
+		h.volumes.Restored()
+	}
 	_, bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
 	if bindErr == nil {
 		bindErr = h.volumes.Sweep(idle, keep)

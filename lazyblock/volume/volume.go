@@ -252,6 +252,22 @@ func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
 	return errors.Join(errs...)
 }
 
+// Restored tells the driver that every volume that anything stands on is mounted:
+// nobody else will come for what a former process served.
+func (m *Manager) Restored() { m.driver.Adopted() }
+
+// Empty reports whether no volume is mounted.
+func (m *Manager) Empty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.volumes {
+		if e.opened != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Close closes what volumes hold in this process. Mounts stay.
 func (m *Manager) Close() error {
 	m.mu.Lock()
@@ -288,6 +304,13 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	report.Open = time.Since(begin)
 	begin = time.Now()
 	defer func() { report.Mount = time.Since(begin) }()
+	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
+	if err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	if adopted {
+		return o, nil
+	}
 	target, err := m.target(id)
 	if err != nil {
 		return nil, errors.Join(err, o.close())
@@ -329,10 +352,12 @@ func (m *Manager) renew(spec Spec, creds registry.Credentials) {
 	}
 }
 
+func (m *Manager) path(id string) string { return filepath.Join(m.mounts, id, "root") }
+
 // target returns the empty directory to mount at, cleared of what a former
 // process left there.
 func (m *Manager) target(id string) (string, error) {
-	target := filepath.Join(m.mounts, id, "root")
+	target := m.path(id)
 	if err := attach.Unmount(target); err != nil {
 		return "", err
 	}
@@ -355,7 +380,7 @@ func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) erro
 	if pinned {
 		return nil // somebody wants it after all
 	}
-	target := filepath.Join(m.mounts, id, "root")
+	target := m.path(id)
 	err := m.driver.Detach(id, target)
 	if e.opened != nil {
 		err = errors.Join(err, e.opened.close())

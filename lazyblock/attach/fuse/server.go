@@ -10,7 +10,10 @@
 // at most as many as the kernel sends at a time. Close waits for all of them.
 //
 // A file's node number is derived from its name, so a later process that
-// receives the connection's descriptor can serve the same nodes (Resume).
+// receives the connection's descriptor can serve the same nodes (Resume). As
+// long as somebody holds a duplicate of the descriptor, readers wait while no
+// server runs; Linux 6.9 and later send the requests that a former server took
+// and never answered to the next one.
 package fuse
 
 import (
@@ -52,9 +55,12 @@ type Server struct {
 	conn *os.File
 	log  *zap.Logger
 
-	mu    sync.RWMutex
-	nodes map[uint64]*file
-	wg    sync.WaitGroup // the request loop and every READ under way
+	mu        sync.RWMutex
+	nodes     map[uint64]*file
+	changed   chan struct{}  // closed and replaced when nodes or resuming change
+	resuming  bool           // reads of unknown nodes wait for their file
+	abandoned bool           // reads that fail now are left to the next server
+	wg        sync.WaitGroup // the request loop and every READ under way
 
 	ready    chan struct{} // closed when INIT was answered
 	readyOne sync.Once
@@ -96,26 +102,42 @@ func Mount(dir string, opts Options) (*Server, error) {
 	return s, nil
 }
 
-// Resume serves dir over fd, the descriptor of a connection that a former
-// process mounted there, and asks the kernel to send unanswered requests again
-// (Linux 6.9). Add every file before calling it: files added later do not exist
-// for requests that wait.
-func Resume(dir string, fd int, files map[string]lazyblock.RangeReader, opts Options) (*Server, error) {
-	if err := unix.SetNonblock(fd, true); err != nil {
+// Resume serves dir over the connection that a former process mounted there,
+// and asks the kernel to send unanswered requests again (Linux 6.9; before that
+// they stay unanswered). Reads of files that are not added yet wait until they
+// are, or until Resumed is called. It takes conn over.
+func Resume(dir string, conn *os.File, opts Options) (*Server, error) {
+	fd, err := unix.FcntlInt(conn.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	_ = conn.Close()
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("resume fuse at %s: %w", dir, err)
 	}
 	s := newServer(dir, fd, opts)
-	for name, reader := range files {
-		if _, err := s.Add(name, reader); err != nil {
-			return nil, err
-		}
-	}
+	s.resuming = true
 	s.readyOne.Do(func() { close(s.ready) })
 	s.start()
 	if err := s.notify(notifyResend); err != nil && !errors.Is(err, unix.EINVAL) {
-		return nil, fmt.Errorf("ask the kernel to resend requests: %w", err)
+		return nil, errors.Join(fmt.Errorf("ask the kernel to resend requests: %w", err), s.Abandon())
 	}
 	return s, nil
+}
+
+// Resumed says that every file of the former server that still exists has been
+// added: reads of others fail from now on.
+func (s *Server) Resumed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resuming = false
+	s.announce()
+}
+
+// announce wakes reads that wait for a file. s.mu is held.
+func (s *Server) announce() {
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 func newServer(dir string, fd int, opts Options) *Server {
@@ -127,6 +149,7 @@ func newServer(dir string, fd int, opts Options) *Server {
 		conn:    os.NewFile(uintptr(fd), "/dev/fuse"),
 		log:     opts.Log,
 		nodes:   make(map[uint64]*file),
+		changed: make(chan struct{}),
 		ready:   make(chan struct{}),
 		buffers: sync.Pool{New: func() any { b := make([]byte, outHeaderSize+maxPages*4096); return &b }},
 	}
@@ -153,6 +176,7 @@ func (s *Server) Add(name string, reader lazyblock.RangeReader) (string, error) 
 		return "", fmt.Errorf("add fuse file %q: node is taken by %q", name, old.name)
 	}
 	s.nodes[node] = &file{name: name, node: node, reader: reader, ctx: ctx, cancel: cancel}
+	s.announce()
 	return filepath.Join(s.dir, name), nil
 }
 
@@ -185,8 +209,13 @@ func (s *Server) Close() error {
 }
 
 // Abandon stops serving and leaves the mount: where somebody else holds a
-// duplicate of the descriptor, readers wait for the next server.
+// duplicate of the descriptor, readers wait for the next server, also those
+// whose reads were under way.
 func (s *Server) Abandon() error {
+	s.mu.Lock()
+	s.abandoned = true
+	s.announce()
+	s.mu.Unlock()
 	err := s.conn.Close()
 	s.mu.Lock()
 	for _, f := range s.nodes {
@@ -319,9 +348,9 @@ func (s *Server) answerReaddir(req request) {
 
 // answerRead reads and replies; any failure is EIO, never short or wrong data.
 func (s *Server) answerRead(req request, in readRequest) {
-	f := s.lookupNode(req.node)
+	f := s.awaitNode(req.node)
 	if f == nil {
-		s.reply(req, unix.EIO, nil)
+		s.fail(req)
 		return
 	}
 	if in.offset >= uint64(f.reader.Size()) {
@@ -334,11 +363,36 @@ func (s *Server) answerRead(req request, in readRequest) {
 	data := (*buffer)[outHeaderSize : outHeaderSize+size]
 	n, err := f.reader.ReadRange(f.ctx, data, int64(in.offset))
 	if n < size {
-		s.log.Warn("lazy read failed", zap.String("file", f.name), zap.Uint64("off", in.offset), zap.Int("len", size), zap.Error(err))
-		s.reply(req, unix.EIO, nil)
+		if s.fail(req) {
+			s.log.Warn("lazy read failed", zap.String("file", f.name), zap.Uint64("off", in.offset), zap.Int("len", size), zap.Error(err))
+		}
 		return
 	}
 	s.write(req, 0, (*buffer)[:outHeaderSize+size])
+}
+
+// fail answers EIO, unless the next server is to answer, and tells whether it did.
+func (s *Server) fail(req request) bool {
+	s.mu.RLock()
+	abandoned := s.abandoned
+	s.mu.RUnlock()
+	if !abandoned {
+		s.reply(req, unix.EIO, nil)
+	}
+	return !abandoned
+}
+
+// awaitNode returns the file of node. While resuming it waits for it.
+func (s *Server) awaitNode(node uint64) *file {
+	for {
+		s.mu.RLock()
+		f, wait, changed := s.nodes[node], s.resuming && !s.abandoned, s.changed
+		s.mu.RUnlock()
+		if f != nil || !wait {
+			return f
+		}
+		<-changed
+	}
 }
 
 func (s *Server) lookupNode(node uint64) *file {
