@@ -17,6 +17,8 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/referee-cri/referee/internal/atomicfile"
 )
 
 // ErrNoEntry says that the journal knows nothing of a reference or ID.
@@ -26,8 +28,7 @@ const (
 	maxEntries = 1000    // references the journal remembers
 	maxFile    = 1 << 20 // bytes of one entry; a bounded entry has some 600 KiB at the very worst
 	suffix     = ".json"
-	unfinished = ".new-" // prefix of a file that is being written
-	minID      = 7       // hex digits that are taken for the beginning of an image ID
+	minID      = 7 // hex digits that are taken for the beginning of an image ID
 )
 
 // Journal is the last decision for every reference, one file each, named by the
@@ -47,16 +48,8 @@ func OpenJournal(dir string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	files, err := os.ReadDir(dir)
-	if err != nil {
+	if err := atomicfile.RemoveUnfinished(dir); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
-	}
-	for _, file := range files {
-		if strings.HasPrefix(file.Name(), unfinished) {
-			if err := os.Remove(filepath.Join(dir, file.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, fmt.Errorf("open journal: %w", err)
-			}
-		}
 	}
 	return ReadJournal(dir), nil
 }
@@ -77,7 +70,7 @@ func (j *Journal) Record(e Entry) error {
 	path := j.path(e.Reference)
 	_, err = os.Lstat(path)
 	added := errors.Is(err, fs.ErrNotExist)
-	if err := replace(path, append(text, '\n')); err != nil {
+	if err := atomicfile.Write(path, append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record %s: %w", e.Reference, err)
 	}
 	if added {
@@ -128,7 +121,7 @@ func (j *Journal) All() ([]Entry, error) {
 	var entries []Entry
 	var unreadable []error
 	for _, file := range files {
-		if strings.HasPrefix(file.Name(), unfinished) || !strings.HasSuffix(file.Name(), suffix) {
+		if atomicfile.IsUnfinished(file.Name()) || !strings.HasSuffix(file.Name(), suffix) {
 			continue
 		}
 		entry, err := read(filepath.Join(j.dir, file.Name()))
@@ -205,31 +198,4 @@ func decode(path string, text []byte) (Entry, error) {
 		return Entry{}, fmt.Errorf("read journal %s: outcome %q is none", path, clip(string(entry.Outcome)))
 	}
 	return entry, nil
-}
-
-// replace makes text the content of path: all of it, on disk, or none.
-func replace(path string, text []byte) error {
-	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, unfinished+"*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	if err == nil {
-		err = file.Sync()
-	}
-	if cerr := file.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	parent, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
 }

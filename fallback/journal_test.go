@@ -193,7 +193,7 @@ func TestUnfinishedFilesOfACrashAreIgnoredAndRemoved(t *testing.T) {
 	t.Parallel()
 	journal, dir := open(t)
 	record(t, journal, entry(ref))
-	partial := filepath.Join(dir, ".new-123456")
+	partial := filepath.Join(dir, ".tmp-123456")
 	if err := os.WriteFile(partial, []byte(`{"reference":`), 0o600); err != nil {
 		t.Fatal(err)
 	}

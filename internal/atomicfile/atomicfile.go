@@ -14,8 +14,25 @@ import (
 // tempPrefix marks files that a crash may have left; they mean nothing.
 const tempPrefix = ".tmp-"
 
-// IsTemporary reports whether name is an unfinished file of Write.
-func IsTemporary(name string) bool { return strings.HasPrefix(filepath.Base(name), tempPrefix) }
+// IsUnfinished reports whether name is that of a file that Write has not finished.
+func IsUnfinished(name string) bool { return strings.HasPrefix(filepath.Base(name), tempPrefix) }
+
+// RemoveUnfinished removes from dir what a crash left. Nobody may be writing there.
+func RemoveUnfinished(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if !IsUnfinished(file.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, file.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
 
 // Write replaces the file at path by data and makes it durable.
 func Write(path string, data []byte, mode fs.FileMode) (err error) {

@@ -24,9 +24,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/atomicfile"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/attach"
@@ -109,12 +108,6 @@ type entry struct {
 	opened *opened       // nil: not mounted; under busy and, for reading, Manager.mu
 }
 
-// opened is what a mounted volume holds.
-type opened struct {
-	volume lazyblock.Volume
-	blobs  []Blob
-}
-
 // NewManager returns a Manager and makes its directories.
 func NewManager(opts Options) (*Manager, error) {
 	if opts.Log == nil {
@@ -135,6 +128,9 @@ func NewManager(opts Options) (*Manager, error) {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make volume directory: %w", err)
 		}
+	}
+	if err := atomicfile.RemoveUnfinished(m.records.dir); err != nil {
+		return nil, fmt.Errorf("clean volume records: %w", err)
 	}
 	return m, nil
 }
@@ -203,55 +199,6 @@ func (m *Manager) Restore(ctx context.Context, ids []string) error {
 	return errors.Join(errs...)
 }
 
-// Idle is a look at the recorded volumes that nobody pins.
-type Idle struct {
-	pinned map[string]uint64
-}
-
-// Idle looks which volumes nobody pins. Take it before asking who wants them.
-func (m *Manager) Idle() (Idle, error) {
-	specs, err := m.records.list()
-	if err != nil {
-		return Idle{}, err
-	}
-	idle := Idle{pinned: make(map[string]uint64)}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for id := range specs {
-		if e := m.volumes[id]; e == nil {
-			idle.pinned[id] = 0
-		} else if e.pins == 0 {
-			idle.pinned[id] = e.pinned
-		}
-	}
-	return idle, nil
-}
-
-// Sweep detaches and forgets the idle volumes that are not in keep and were not
-// pinned since the look, and frees the cached blobs that no other volume uses.
-func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
-	specs, err := m.records.list()
-	if err != nil {
-		return err
-	}
-	used := make(map[digest.Digest]bool)
-	var gone []string
-	for id, spec := range specs {
-		if pinned, isIdle := idle.pinned[id]; isIdle && !keep[id] && m.untouched(id, pinned) {
-			gone = append(gone, id)
-			continue
-		}
-		for _, layer := range spec.Layers {
-			used[layer.Digest] = true
-		}
-	}
-	var errs []error
-	for _, id := range gone {
-		errs = append(errs, m.forget(id, specs[id], used))
-	}
-	return errors.Join(errs...)
-}
-
 // Restored tells the driver that every volume that anything stands on is mounted:
 // nobody else will come for what a former process served.
 func (m *Manager) Restored() { m.driver.Adopted() }
@@ -282,123 +229,6 @@ func (m *Manager) Close() error {
 	return errors.Join(errs...)
 }
 
-func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (*opened, error) {
-	opener := m.formats[spec.Format]
-	if opener == nil {
-		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
-	}
-	begin := time.Now()
-	blobs, err := m.open(spec, creds)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { report.Fetched = fetched(blobs) }()
-	layers := make([]lazyblock.RangeReader, len(blobs))
-	for i, blob := range blobs {
-		layers[i] = blob
-	}
-	o := &opened{blobs: blobs}
-	if o.volume, err = opener(ctx, id, layers); err != nil {
-		return nil, errors.Join(fmt.Errorf("open volume %s: %w", id, err), o.close())
-	}
-	report.Open = time.Since(begin)
-	begin = time.Now()
-	defer func() { report.Mount = time.Since(begin) }()
-	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
-	if err != nil {
-		return nil, errors.Join(err, o.close())
-	}
-	if adopted {
-		return o, nil
-	}
-	target, err := m.target(id)
-	if err != nil {
-		return nil, errors.Join(err, o.close())
-	}
-	if err := m.driver.Attach(ctx, id, o.volume, target); err != nil {
-		return nil, errors.Join(err, o.close())
-	}
-	if err := attach.Probe(ctx, target); err != nil {
-		return nil, errors.Join(err, m.driver.Detach(id, target), o.close())
-	}
-	return o, nil
-}
-
-func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {
-	blobs := make([]Blob, len(spec.Layers))
-	var group errgroup.Group
-	for i, layer := range spec.Layers {
-		group.Go(func() error {
-			blob, err := m.blobs.Open(spec.Repository, creds, layer)
-			blobs[i] = blob
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open layers: %w", err), closeBlobs(blobs))
-	}
-	return blobs, nil
-}
-
-// renew gives the blobs of a mounted volume the newest way to the registry:
-// all that have a blob open share one origin, the last that was named.
-func (m *Manager) renew(spec Spec, creds registry.Credentials) {
-	blobs, err := m.open(spec, creds)
-	if err == nil {
-		err = closeBlobs(blobs)
-	}
-	if err != nil {
-		m.log.Warn("volume keeps its former credentials", zap.String("ref", spec.Reference), zap.Error(err))
-	}
-}
-
-func (m *Manager) path(id string) string { return filepath.Join(m.mounts, id, "root") }
-
-// target returns the empty directory to mount at, cleared of what a former
-// process left there.
-func (m *Manager) target(id string) (string, error) {
-	target := m.path(id)
-	if err := attach.Unmount(target); err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return "", fmt.Errorf("make mount point: %w", err)
-	}
-	return target, nil
-}
-
-func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) error {
-	e := m.pin(id)
-	defer m.unpin(e)
-	if err := e.lock(context.Background()); err != nil {
-		return err
-	}
-	defer e.unlock()
-	m.mu.Lock()
-	pinned := e.pins > 1
-	m.mu.Unlock()
-	if pinned {
-		return nil // somebody wants it after all
-	}
-	target := m.path(id)
-	err := m.driver.Detach(id, target)
-	if e.opened != nil {
-		err = errors.Join(err, e.opened.close())
-		m.set(e, nil)
-	}
-	err = errors.Join(err, ignoreMissing(os.Remove(target)), ignoreMissing(os.Remove(filepath.Dir(target))))
-	if err != nil {
-		return fmt.Errorf("forget volume %s: %w", id, err)
-	}
-	for _, layer := range spec.Layers {
-		if !used[layer.Digest] {
-			err = errors.Join(err, m.blobs.Remove(layer.Digest))
-		}
-	}
-	m.log.Info("volume released", zap.String("volume", id), zap.String("ref", spec.Reference))
-	return errors.Join(err, m.records.remove(id))
-}
-
 func (m *Manager) pin(id string) *entry {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -418,13 +248,6 @@ func (m *Manager) unpin(e *entry) {
 	e.pins--
 }
 
-func (m *Manager) untouched(id string, pinned uint64) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e := m.volumes[id]
-	return e == nil || e.pins == 0 && e.pinned == pinned
-}
-
 func (m *Manager) set(e *entry, o *opened) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -441,38 +264,3 @@ func (e *entry) lock(ctx context.Context) error {
 }
 
 func (e *entry) unlock() { <-e.busy }
-
-func (o *opened) close() error {
-	var err error
-	if o.volume.Primary != nil {
-		err = o.volume.Close()
-	}
-	return errors.Join(err, closeBlobs(o.blobs))
-}
-
-func fetched(blobs []Blob) int64 {
-	var sum int64
-	for _, blob := range blobs {
-		if meter, ok := blob.(Meter); ok {
-			sum += meter.Fetched()
-		}
-	}
-	return sum
-}
-
-func closeBlobs(blobs []Blob) error {
-	var errs []error
-	for _, blob := range blobs {
-		if blob != nil {
-			errs = append(errs, blob.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}

@@ -1,0 +1,137 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/attach"
+)
+
+// opened is what a mounted volume holds.
+type opened struct {
+	volume lazyblock.Volume
+	blobs  []Blob
+}
+
+func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (*opened, error) {
+	opener := m.formats[spec.Format]
+	if opener == nil {
+		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
+	}
+	begin := time.Now()
+	blobs, err := m.open(spec, creds)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { report.Fetched = fetched(blobs) }()
+	layers := make([]lazyblock.RangeReader, len(blobs))
+	for i, blob := range blobs {
+		layers[i] = blob
+	}
+	o := &opened{blobs: blobs}
+	if o.volume, err = opener(ctx, id, layers); err != nil {
+		return nil, errors.Join(fmt.Errorf("open volume %s: %w", id, err), o.close())
+	}
+	report.Open = time.Since(begin)
+	begin = time.Now()
+	defer func() { report.Mount = time.Since(begin) }()
+	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
+	if err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	if adopted {
+		return o, nil
+	}
+	target, err := m.target(id)
+	if err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	if err := m.driver.Attach(ctx, id, o.volume, target); err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	if err := attach.Probe(ctx, target); err != nil {
+		return nil, errors.Join(err, m.driver.Detach(id, target), o.close())
+	}
+	return o, nil
+}
+
+func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {
+	blobs := make([]Blob, len(spec.Layers))
+	var group errgroup.Group
+	for i, layer := range spec.Layers {
+		group.Go(func() error {
+			blob, err := m.blobs.Open(spec.Repository, creds, layer)
+			blobs[i] = blob
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open layers: %w", err), closeBlobs(blobs))
+	}
+	return blobs, nil
+}
+
+// renew gives the blobs of a mounted volume the newest way to the registry:
+// all that have a blob open share one origin, the last that was named.
+func (m *Manager) renew(spec Spec, creds registry.Credentials) {
+	blobs, err := m.open(spec, creds)
+	if err == nil {
+		err = closeBlobs(blobs)
+	}
+	if err != nil {
+		m.log.Warn("volume keeps its former credentials", zap.String("ref", spec.Reference), zap.Error(err))
+	}
+}
+
+func (m *Manager) path(id string) string { return filepath.Join(m.mounts, id, "root") }
+
+// target returns the empty directory to mount at, cleared of what a former
+// process left there.
+func (m *Manager) target(id string) (string, error) {
+	target := m.path(id)
+	if err := attach.Unmount(target); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return "", fmt.Errorf("make mount point: %w", err)
+	}
+	return target, nil
+}
+
+func (o *opened) close() error {
+	var err error
+	if o.volume.Primary != nil {
+		err = o.volume.Close()
+	}
+	return errors.Join(err, closeBlobs(o.blobs))
+}
+
+func fetched(blobs []Blob) int64 {
+	var sum int64
+	for _, blob := range blobs {
+		if meter, ok := blob.(Meter); ok {
+			sum += meter.Fetched()
+		}
+	}
+	return sum
+}
+
+func closeBlobs(blobs []Blob) error {
+	var errs []error
+	for _, blob := range blobs {
+		if blob != nil {
+			errs = append(errs, blob.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,107 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
+)
+
+// Idle is a look at the recorded volumes that nobody pins.
+type Idle struct {
+	pinned map[string]uint64
+}
+
+// Idle looks which volumes nobody pins. Take it before asking who wants them.
+func (m *Manager) Idle() (Idle, error) {
+	specs, err := m.records.list()
+	if err != nil {
+		return Idle{}, err
+	}
+	idle := Idle{pinned: make(map[string]uint64)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range specs {
+		if e := m.volumes[id]; e == nil {
+			idle.pinned[id] = 0
+		} else if e.pins == 0 {
+			idle.pinned[id] = e.pinned
+		}
+	}
+	return idle, nil
+}
+
+// Sweep detaches and forgets the idle volumes that are not in keep and were not
+// pinned since the look, and frees the cached blobs that no other volume uses.
+func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
+	specs, err := m.records.list()
+	if err != nil {
+		return err
+	}
+	used := make(map[digest.Digest]bool)
+	var gone []string
+	for id, spec := range specs {
+		if pinned, isIdle := idle.pinned[id]; isIdle && !keep[id] && m.untouched(id, pinned) {
+			gone = append(gone, id)
+			continue
+		}
+		for _, layer := range spec.Layers {
+			used[layer.Digest] = true
+		}
+	}
+	var errs []error
+	for _, id := range gone {
+		errs = append(errs, m.forget(id, specs[id], used))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) error {
+	e := m.pin(id)
+	defer m.unpin(e)
+	if err := e.lock(context.Background()); err != nil {
+		return err
+	}
+	defer e.unlock()
+	m.mu.Lock()
+	pinned := e.pins > 1
+	m.mu.Unlock()
+	if pinned {
+		return nil // somebody wants it after all
+	}
+	target := m.path(id)
+	err := m.driver.Detach(id, target)
+	if e.opened != nil {
+		err = errors.Join(err, e.opened.close())
+		m.set(e, nil)
+	}
+	err = errors.Join(err, ignoreMissing(os.Remove(target)), ignoreMissing(os.Remove(filepath.Dir(target))))
+	if err != nil {
+		return fmt.Errorf("forget volume %s: %w", id, err)
+	}
+	for _, layer := range spec.Layers {
+		if !used[layer.Digest] {
+			err = errors.Join(err, m.blobs.Remove(layer.Digest))
+		}
+	}
+	m.log.Info("volume released", zap.String("volume", id), zap.String("ref", spec.Reference))
+	return errors.Join(err, m.records.remove(id))
+}
+
+func (m *Manager) untouched(id string, pinned uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.volumes[id]
+	return e == nil || e.pins == 0 && e.pinned == pinned
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
