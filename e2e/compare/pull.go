@@ -1,0 +1,197 @@
+package compare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/referee-cri/referee/e2e/node"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/regtest"
+)
+
+// Way is a way to pull.
+type Way string
+
+// The ways.
+const (
+	Ordinary Way = "ordinary" // containerd alone
+	Lazy     Way = "lazy"     // Referee in front of it
+)
+
+// Result is what one pull and start took.
+type Result struct {
+	Pull     time.Duration   // PullImage
+	Ready    time.Duration   // from the same start until the container answers
+	Bytes    int64           // that came over the link until then
+	Requests []regtest.Entry // that the registry had answered by then
+	Began    time.Time
+	Entry    *fallback.Entry // what Referee noted; nil of an ordinary pull
+}
+
+const (
+	readyTimeout   = 5 * time.Minute
+	removeTimeout  = 30 * time.Second
+	journalTimeout = 20 * time.Second
+)
+
+// Run pulls the image, starts a container of it, waits until that answers, calls
+// inside (nil: nothing) and removes container and image again. As a kubelet does
+// it, the pod's sandbox is made before the pull; it is not part of the times.
+func (b *Bed) Run(ctx context.Context, way Way, image Image, l Link, inside func(*node.Container, int) error) (Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	client := b.Direct
+	if way == Lazy {
+		client = b.Lazy
+	}
+	b.port++
+	pod, err := client.RunPod(ctx, image.Name)
+	if err != nil {
+		return Result{}, err
+	}
+	result, err := b.start(ctx, client, pod, image, l, inside)
+	ref := image.Ref(l)
+	if err == nil && way == Lazy {
+		result.Entry, err = b.lazyEntry(ctx, ref, result.Began)
+	}
+	err = errors.Join(err, cleanly(ctx, pod.Remove), b.remove(ctx, client, ref))
+	if err != nil {
+		return result, fmt.Errorf("%s pull of %s: %w", way, ref, err)
+	}
+	return result, nil
+}
+
+func (b *Bed) start(ctx context.Context, client *node.Client, pod *node.Pod, image Image, l Link, inside func(*node.Container, int) error) (Result, error) {
+	ref := image.Ref(l)
+	b.Registry.ResetRequests()
+	before := l.running.Stats().Down.Bytes
+	result := Result{Began: time.Now()}
+	if _, err := client.Pull(ctx, ref, nil); err != nil {
+		return result, err
+	}
+	result.Pull = time.Since(result.Began)
+	var command []string
+	if image.program.command != nil {
+		command = image.program.command(b.port)
+	}
+	container, err := pod.Create(ctx, ref, command)
+	if err != nil {
+		return result, err
+	}
+	if err := container.Start(ctx); err != nil {
+		return result, err
+	}
+	if err := image.program.ready(ctx, container, b.port); err != nil {
+		return result, err
+	}
+	result.Ready = time.Since(result.Began)
+	result.Bytes = l.running.Stats().Down.Bytes - before
+	result.Requests = b.Registry.Requests()
+	if inside != nil {
+		return result, inside(container, b.port)
+	}
+	return result, nil
+}
+
+// Pull pulls an image through Referee and leaves it on the node. It fails unless
+// that went the lazy way.
+func (b *Bed) Pull(ctx context.Context, image Image, l Link) error {
+	began := time.Now()
+	if _, err := b.Lazy.Pull(ctx, image.Ref(l), nil); err != nil {
+		return err
+	}
+	_, err := b.lazyEntry(ctx, image.Ref(l), began)
+	return err
+}
+
+// lazyEntry returns what Referee noted of a pull, which it does just after its
+// caller has the answer. An ordinary pull is an error: it would be compared with
+// itself.
+func (b *Bed) lazyEntry(ctx context.Context, ref string, since time.Time) (*fallback.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
+	defer cancel()
+	journal := fallback.ReadJournal(b.path("referee-root", "journal"))
+	var entry fallback.Entry
+	err := poll(ctx, 10*time.Millisecond, "pull is in the journal", func() (ok bool, err error) {
+		entry, err = journal.Last(ref)
+		return err == nil && !entry.Time.Before(since) && entry.Forward != nil, err
+	})
+	if err == nil && entry.Outcome != fallback.Lazy {
+		err = fmt.Errorf("the pull was %s: %s: %s", entry.Outcome, entry.Reason, entry.Sentence)
+	}
+	return &entry, err
+}
+
+// Remove removes an image and waits until node and daemon have let go of it.
+func (b *Bed) Remove(ctx context.Context, image Image, l Link) error {
+	return b.remove(ctx, b.Lazy, image.Ref(l))
+}
+
+func (b *Bed) remove(ctx context.Context, client *node.Client, ref string) error {
+	return cleanly(ctx, func(ctx context.Context) error {
+		if err := client.Remove(ctx, ref); err != nil {
+			return err
+		}
+		return poll(ctx, 20*time.Millisecond, "volumes are released", func() (bool, error) {
+			return folderEmpty(b.path("referee-state", "volumes"))
+		})
+	})
+}
+
+// cleanly does what has to be done also when ctx has ended.
+func cleanly(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
+// Chill makes everything cold: the daemon is started anew, so that it knows no
+// connection, no referrer and no byte, and the kernel's page cache is dropped.
+func (b *Bed) Chill(ctx context.Context) error {
+	if err := b.Referee.Stop(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(b.path("referee-root", "cache")); err != nil {
+		return fmt.Errorf("remove cache: %w", err)
+	}
+	if err := b.Referee.Start(ctx); err != nil {
+		return err
+	}
+	b.Lazy.Close()
+	client, err := b.Referee.Client()
+	if err != nil {
+		return err
+	}
+	b.Lazy = client
+	if _, err := b.Lazy.List(ctx); err != nil { // connects
+		return err
+	}
+	return dropPageCache()
+}
+
+// Warm pulls another image over the link and removes it, as a node does that is
+// in use: the daemon's connections to the registry are open afterwards.
+func (b *Bed) Warm(ctx context.Context, other Image, l Link) error {
+	if err := b.Pull(ctx, other, l); err != nil {
+		return err
+	}
+	return b.Remove(ctx, other, l)
+}
+
+func dropPageCache() error {
+	unix.Sync()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		return fmt.Errorf("drop page cache: %w", err)
+	}
+	return nil
+}
+
+// Explain is what `referee explain` says of the image.
+func (b *Bed) Explain(ctx context.Context, image Image, l Link) (string, error) {
+	return b.Command(ctx, "explain", image.Ref(l))
+}
