@@ -111,6 +111,11 @@ func (w *world) Attach(ctx context.Context, _ fallback.Pull, _ *negotiate.Plan) 
 	return attached, nil
 }
 
+func (w *world) Renew(_ context.Context, pull fallback.Pull) error {
+	w.called("renew " + pull.Auth.GetUsername())
+	return nil
+}
+
 func (w *world) Removed() { w.called("removed") }
 
 // done returns the calls so far and forgets them.

@@ -42,6 +42,9 @@ type Node interface {
 	Shield(ctx context.Context, chains []digest.Digest) (release func(), err error)
 	// Attach opens, mounts and grafts the plan's chosen candidate.
 	Attach(ctx context.Context, pull Pull, plan *negotiate.Plan) (Attached, error)
+	// Renew tells that a pull of a present image succeeded with credentials: if the
+	// image is lazy, it is read with these from now on.
+	Renew(ctx context.Context, pull Pull) error
 	// Removed tells that an image was removed. A hint; it must not block.
 	Removed()
 }

@@ -86,17 +86,17 @@ func TestOnePull(t *testing.T) {
 		},
 		"the resolved image is here": {
 			world: &world{present: here},
-			calls: []string{"plan", "present", "shield", "release shield"}, shielded: chains[:1],
+			calls: []string{"plan", "present", "shield", "release shield", "renew u"}, shielded: chains[:1],
 			outcome: fallback.Ordinary, reason: reason.AlreadyPresent,
 		},
 		"the pinned image is here": {
 			world: &world{present: here}, image: "registry.example/app@" + manifest.String(),
-			calls: []string{"present", "shield", "release shield"}, shielded: chains[:1],
+			calls: []string{"present", "shield", "release shield", "renew u"}, shielded: chains[:1],
 			outcome: fallback.Ordinary, reason: reason.AlreadyPresent,
 		},
 		"the image is here under another name": {
 			world: &world{attach: fails(reason.AlreadyPresent)},
-			calls: []string{"plan", "present", "attach", "shield", "release shield"}, shielded: chains,
+			calls: []string{"plan", "present", "attach", "shield", "release shield", "renew u"}, shielded: chains,
 			outcome: fallback.Ordinary, reason: reason.AlreadyPresent,
 		},
 		"containerd does not say what is here": {
@@ -234,7 +234,7 @@ func TestRepeatedPull(t *testing.T) {
 		for range 2 {
 			time.Sleep(time.Minute)
 			n.pull(t, ref, nil)
-			if diff := cmp.Diff([]string{"present", "shield", "release shield"}, n.done()); diff != "" {
+			if diff := cmp.Diff([]string{"present", "shield", "release shield", "renew u"}, n.done()); diff != "" {
 				t.Errorf("calls within recheck_after (-want +got):\n%s", diff)
 			}
 		}
@@ -248,7 +248,7 @@ func TestRepeatedPull(t *testing.T) {
 
 		time.Sleep(5 * time.Minute)
 		rechecked := n.pull(t, ref, nil)
-		if diff := cmp.Diff([]string{"plan", "present", "shield", "release shield"}, n.done()); diff != "" {
+		if diff := cmp.Diff([]string{"plan", "present", "shield", "release shield", "renew u"}, n.done()); diff != "" {
 			t.Errorf("calls after recheck_after (-want +got):\n%s", diff)
 		}
 		if rechecked.Repeated != 3 || !rechecked.Resolved.After(first.Resolved) {

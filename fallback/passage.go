@@ -56,6 +56,7 @@ func (p *passage) attempt(ctx context.Context, request *runtime.PullImageRequest
 	if err := p.admit(request.GetImage().GetImage()); err != nil {
 		return err
 	}
+	p.pull = Pull{Reference: p.entry.Reference, Auth: request.GetAuth()}
 	if p.fresh() && p.present(ctx, p.named) {
 		return reason.Errorf(reason.AlreadyPresent, "the image is here, unpacked, and its reference needs no new look")
 	}
@@ -64,7 +65,6 @@ func (p *passage) attempt(ctx context.Context, request *runtime.PullImageRequest
 	if err != nil {
 		return err
 	}
-	p.pull = Pull{Reference: p.entry.Reference, Auth: request.GetAuth()}
 	err = p.negotiate(ctx)
 	code := codeOf(ctx, err)
 	verdict := planning(code)
@@ -241,9 +241,23 @@ func (p *passage) settle(pullErr error) {
 	if err != nil {
 		p.warn("let go of the node", err)
 	}
+	if pullErr == nil && p.entry.Reason == reason.AlreadyPresent && p.pull.Auth != nil {
+		p.renew()
+	}
 	p.tell(pullErr)
 	if err := p.journal.Record(p.settled()); err != nil {
 		p.log.Warn("a decision is missing from the journal", zap.String("ref", p.entry.Reference), zap.Error(err))
+	}
+}
+
+// renew lets the image be read with credentials that have just proved good:
+// those it was attached with may have expired, or gone with a former process.
+func (p *passage) renew() {
+	_, err := step(context.Background(), p.Guard, "renewing credentials", p.limits.NodeTimeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, p.node.Renew(ctx, p.pull)
+	}, nil)
+	if err != nil {
+		p.warn("renew credentials", err)
 	}
 }
 

@@ -31,6 +31,14 @@ type RangeReader interface {
 	Size() int64
 }
 
+// Invalidator is what a RangeReader with a cache below may also be: bytes that
+// turn out wrong are dropped, and the next read fetches them anew.
+type Invalidator interface {
+	// Invalidate forgets the cached bytes of [off, off+n). After an error they are
+	// forgotten all the same, but a crash may bring them back.
+	Invalidate(ctx context.Context, off, n int64) error
+}
+
 // Device is a read-only random-access block image: what the kernel will mount.
 // Reads are verified as far as the format allows.
 type Device interface {

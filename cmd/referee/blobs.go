@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -38,27 +39,51 @@ type blobs struct {
 var _ volume.Blobs = blobs{}
 
 func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.Descriptor) (volume.Blob, error) {
-	repo, err := b.registry.Repository(repository, creds)
-	if err != nil {
+	source := &repositorySource{registry: b.registry}
+	if err := source.Renew(repository, creds); err != nil {
 		return nil, err
 	}
-	origin := blob.Open(repo, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log})
+	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log})
 	cached, err := b.cache.Blob(desc, origin)
 	if err != nil {
 		return nil, err
 	}
-	return meteredBlob{cached, origin}, nil
+	return cachedBlob{cached, source, origin}, nil
 }
 
-// meteredBlob is a cached blob that knows what its origin had to fetch.
-type meteredBlob struct {
+// cachedBlob is a blob in the cache together with the way to its registry.
+type cachedBlob struct {
 	*cache.Blob
+	*repositorySource
 	origin *blob.Blob
 }
 
-var _ volume.Meter = meteredBlob{}
+var (
+	_ volume.Meter          = cachedBlob{}
+	_ volume.Renewer        = cachedBlob{}
+	_ lazyblock.Invalidator = cachedBlob{}
+)
 
-func (b meteredBlob) Fetched() int64 { return b.origin.Stats().Bytes }
+func (b cachedBlob) Fetched() int64 { return b.origin.Stats().Bytes }
+
+// repositorySource asks the repository it was last told, with the credentials it
+// was last given.
+type repositorySource struct {
+	registry *registry.Client
+	current  atomic.Pointer[registry.Repository]
+}
+
+func (s *repositorySource) Renew(repository string, creds registry.Credentials) error {
+	repo, err := s.registry.Repository(repository, creds)
+	if err == nil {
+		s.current.Store(repo)
+	}
+	return err
+}
+
+func (s *repositorySource) Do(ctx context.Context, req registry.Request) (*registry.Response, error) {
+	return s.current.Load().Do(ctx, req)
+}
 
 func (b blobs) Remove(digest digest.Digest) error { return b.cache.Remove(digest) }
 

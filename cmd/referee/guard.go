@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
@@ -91,6 +92,14 @@ func (n node) Present(ctx context.Context, reference string) ([]digest.Digest, e
 
 func (n node) Shield(ctx context.Context, chains []digest.Digest) (func(), error) {
 	return n.host.Shield(ctx, chains)
+}
+
+func (n node) Renew(ctx context.Context, pull fallback.Pull) error {
+	named, err := reference.ParseDockerRef(pull.Reference)
+	if err != nil {
+		return err
+	}
+	return n.host.Renew(ctx, pull.Reference, named.Name(), credentials(pull.Auth))
 }
 
 func (n node) Removed() { n.host.Removed() }

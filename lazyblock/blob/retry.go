@@ -66,6 +66,9 @@ func (t *trial) next(ctx context.Context, err error) (pause time.Duration, again
 		return 0, false
 	}
 	lasting := lasts(err)
+	if !t.hurried && reason.Of(err) == reason.Unauthorized {
+		lasting = false // the next pull of the image may bring new credentials
+	}
 	if t.hurried && lasting {
 		return 0, false
 	}

@@ -11,7 +11,10 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 )
 
-var _ lazyblock.RangeReader = (*Blob)(nil)
+var (
+	_ lazyblock.RangeReader = (*Blob)(nil)
+	_ lazyblock.Invalidator = (*Blob)(nil)
+)
 
 // Blob is a handle on a cached blob. It is safe for concurrent use.
 type Blob struct {

@@ -127,6 +127,18 @@ func (g *Grafter) State(ctx context.Context, chain digest.Digest) (State, error)
 	}
 }
 
+// Volume is the volume that chain stands on, "" if it stands on none.
+func (g *Grafter) Volume(ctx context.Context, chain digest.Digest) (string, error) {
+	info, err := g.snapshots.Stat(g.context(ctx), chain.String())
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("stat snapshot %s: %w", chain, err)
+	}
+	return info.Labels[labelVolume], nil
+}
+
 func (g *Grafter) states(ctx context.Context, chains []digest.Digest) ([]State, error) {
 	states := make([]State, len(chains))
 	for i, chain := range chains {

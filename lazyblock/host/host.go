@@ -230,6 +230,20 @@ func (h *Host) store(ctx context.Context, documents []Document) error {
 	return group.Wait()
 }
 
+// Renew lets the lazy image that containerd has under reference be read with
+// creds from now on. Of an ordinary image nothing is read: nothing happens.
+func (h *Host) Renew(ctx context.Context, reference, repository string, creds registry.Credentials) error {
+	chains, err := h.Present(ctx, reference)
+	if err != nil || len(chains) == 0 {
+		return err
+	}
+	volume, err := h.grafter.Volume(ctx, chains[len(chains)-1])
+	if err != nil || volume == "" {
+		return err
+	}
+	return h.volumes.Renew(ctx, volume, repository, creds)
+}
+
 // Removed tells that an image was removed. It does not block.
 func (h *Host) Removed() {
 	h.collect.Store(true)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -81,16 +80,15 @@ func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {
 	return blobs, nil
 }
 
-// renew gives the blobs of a mounted volume the newest way to the registry:
-// all that have a blob open share one origin, the last that was named.
-func (m *Manager) renew(spec Spec, creds registry.Credentials) {
-	blobs, err := m.open(spec, creds)
-	if err == nil {
-		err = closeBlobs(blobs)
+// renew gives the volume's blobs the newest way to the registry.
+func (o *opened) renew(repository string, creds registry.Credentials) error {
+	var errs []error
+	for _, blob := range o.blobs {
+		if r, ok := blob.(Renewer); ok {
+			errs = append(errs, r.Renew(repository, creds))
+		}
 	}
-	if err != nil {
-		m.log.Warn("volume keeps its former credentials", zap.String("ref", spec.Reference), zap.Error(err))
-	}
+	return errors.Join(errs...)
 }
 
 func (m *Manager) path(id string) string { return filepath.Join(m.mounts, id, "root") }

@@ -60,6 +60,12 @@ type Blob interface {
 // Meter is what a Blob may also be: it counts the bytes it had to fetch.
 type Meter interface{ Fetched() int64 }
 
+// Renewer is what a Blob may also be: reads that begin, or are tried again, after
+// Renew use the new credentials.
+type Renewer interface {
+	Renew(repository string, creds registry.Credentials) error
+}
+
 // Report tells what mounting a volume took. All is zero where it was mounted already.
 type Report struct {
 	Open    time.Duration // reading the layers' indexes
@@ -157,8 +163,7 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 	}
 	defer e.unlock()
 	if e.opened != nil {
-		m.renew(spec, creds)
-		return release, report, nil
+		return release, report, e.opened.renew(spec.Repository, creds)
 	}
 	opened, err := m.mount(ctx, id, spec, creds, &report)
 	if err != nil {
@@ -166,6 +171,21 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 	}
 	m.set(e, opened)
 	return release, report, m.records.write(id, spec)
+}
+
+// Renew gives a mounted volume new credentials for repository. A volume that is
+// not mounted is left alone.
+func (m *Manager) Renew(ctx context.Context, id, repository string, creds registry.Credentials) error {
+	e := m.pin(id)
+	defer m.unpin(e)
+	if err := e.lock(ctx); err != nil {
+		return fmt.Errorf("wait for volume %s: %w", id, err)
+	}
+	defer e.unlock()
+	if e.opened == nil {
+		return nil
+	}
+	return e.opened.renew(repository, creds)
 }
 
 // Mounted reports whether the volume is mounted now.

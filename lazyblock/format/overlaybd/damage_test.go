@@ -69,13 +69,14 @@ func (r *rotten) ReadRange(ctx context.Context, p []byte, off int64) (int, error
 	return n, err
 }
 
-func (r *rotten) Invalidate(_ context.Context, off, n int64) {
+func (r *rotten) Invalidate(_ context.Context, off, n int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.dropped++
 	if r.at >= off && r.at < off+n && !r.forever {
 		r.at = -1
 	}
+	return nil
 }
 
 func TestRottenCacheIsReadAgainOnce(t *testing.T) {

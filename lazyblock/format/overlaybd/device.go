@@ -36,7 +36,7 @@ var _ lazyblock.Device = (*Device)(nil)
 // if its shape is usual, and from buffers that are let go on return.
 //
 // Bytes that break the format give reason.FormatCorrupt. Where a RangeReader
-// is also an Invalidator, they are first dropped and read once more.
+// is also a lazyblock.Invalidator, they are first dropped and read once more.
 func Open(ctx context.Context, layers []lazyblock.RangeReader, id string) (*Device, error) {
 	if len(layers) == 0 || len(layers) > maxLayers {
 		return nil, reason.Errorf(reason.FormatCorrupt, "open device %s: %d layers, want 1 to %d", id, len(layers), maxLayers)

@@ -13,13 +13,6 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 )
 
-// Invalidator is what a RangeReader with a cache below may also be: bytes that
-// turn out wrong are dropped and fetched again, once.
-type Invalidator interface {
-	// Invalidate forgets the cached bytes of [off, off+n).
-	Invalidate(ctx context.Context, off, n int64)
-}
-
 // How much of a blob is fetched before anything is known about it.
 const (
 	headGuess = 64 << 10
@@ -98,12 +91,12 @@ func (r *readAhead) note(s span) {
 // forget drops all that was read from the cache below, and says whether there
 // is one: whoever finds corruption may then start once more.
 func (r *readAhead) forget(ctx context.Context) bool {
-	cache, ok := r.blob.(Invalidator)
+	cache, ok := r.blob.(lazyblock.Invalidator)
 	if !ok {
 		return false
 	}
 	for _, s := range r.asked {
-		cache.Invalidate(ctx, s.off, s.len)
+		_ = cache.Invalidate(ctx, s.off, s.len) // what counts is that they are read anew now
 	}
 	r.parts, r.asked = nil, nil
 	return true
@@ -174,19 +167,20 @@ func (r *readAhead) copyFrom(p []byte, off int64) int {
 	return 0
 }
 
-// Invalidate implements Invalidator: nothing read ahead is trusted any more.
-func (r *readAhead) Invalidate(ctx context.Context, off, n int64) {
+// Invalidate implements lazyblock.Invalidator: nothing read ahead is trusted any more.
+func (r *readAhead) Invalidate(ctx context.Context, off, n int64) error {
 	r.mu.Lock()
 	r.parts = nil
 	r.mu.Unlock()
-	if cache, ok := r.blob.(Invalidator); ok {
-		cache.Invalidate(ctx, off, n)
+	if cache, ok := r.blob.(lazyblock.Invalidator); ok {
+		return cache.Invalidate(ctx, off, n)
 	}
+	return nil
 }
 
 var (
 	_ lazyblock.RangeReader = (*readAhead)(nil)
-	_ Invalidator           = (*readAhead)(nil)
+	_ lazyblock.Invalidator = (*readAhead)(nil)
 )
 
 // readFull reads all of p. A blob that ends early is corrupt: every range

@@ -160,9 +160,9 @@ func (z *zfile) expandOrRefetch(ctx context.Context, r lazyblock.RangeReader, i 
 	if err == nil {
 		return nil
 	}
-	if cache, ok := r.(Invalidator); ok {
+	if cache, ok := r.(lazyblock.Invalidator); ok {
 		at := z.span(i, i)
-		cache.Invalidate(ctx, at.off, at.len)
+		_ = cache.Invalidate(ctx, at.off, at.len) // what counts is that they are read anew now
 		if err := readFull(ctx, r, stored, at.off); err != nil {
 			return fmt.Errorf("fetch ZFile block %d again: %w", i, err)
 		}
