@@ -64,12 +64,11 @@ func readInfo(dir string) (info layerInfo, err error) {
 // whiteouts; from nothing when below is empty.
 func writeDiff(ctx context.Context, w io.Writer, below, tree string) error {
 	if below == "" {
-		empty, err := os.MkdirTemp("", "nothing")
-		if err != nil {
+		below = filepath.Join(filepath.Dir(tree), "nothing")
+		if err := os.Mkdir(below, 0o755); err != nil {
 			return err
 		}
-		defer os.Remove(empty)
-		below = empty
+		defer os.Remove(below)
 	}
 	return archive.WriteDiff(ctx, w, below, tree)
 }
