@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,7 +43,52 @@ func TestStockReferrer(t *testing.T) {
 			}
 			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container),
 				slices.Concat(madeByRuntime, stockDiffers, unlikeOverlay)...)
+			if lower := lowerDirs(t, b.Node, container); len(lower) != 1 {
+				t.Errorf("the container stands on %d directories, want one: %v", len(lower), lower)
+			}
+			for _, want := range []string{"lazy", "overlaybd", entry.Artifact.String(), "referrers-api"} {
+				if text := b.run(t, "explain", ref); !strings.Contains(text, want) {
+					t.Errorf("explain does not say %q:\n%s", want, text)
+				}
+			}
 		})
+	}
+}
+
+// lowerDirs are the directories that the container's root is laid over.
+func lowerDirs(t *testing.T, n *node.Node, container *node.Container) []string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if !strings.Contains(line, n.State()) || !strings.Contains(line, container.ID+"/rootfs ") {
+			continue
+		}
+		for option := range strings.SplitSeq(strings.TrimSpace(line), ",") {
+			if dirs, ok := strings.CutPrefix(option, "lowerdir="); ok {
+				return strings.Split(dirs, ":")
+			}
+		}
+	}
+	return nil
+}
+
+// TestMirror pulls from a host that exists only in certs.d.
+func TestMirror(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, node.Options{}, "")
+	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PointHost("mirrored.test", node.Endpoint{URL: b.registry.URL()}); err != nil {
+		t.Fatal(err)
+	}
+	b.pull(t, "mirrored.test/tiny:tiny", fallback.Lazy)
+	container := start(t, b.lazy, "mirrored.test/tiny:tiny", "/bin/busybox", "sleep", "1000")
+	if _, err := container.Output(t.Context(), "/bin/busybox", "md5sum", "/data/random.bin"); err != nil {
+		t.Error(err)
 	}
 }
 
