@@ -64,7 +64,8 @@ lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
 
 .PHONY: bench
 bench: deps tools build ## Measure lazy against ordinary pulls over shaped links (root)
-	go run ./e2e/bench
+	go test -run '^$$' -bench . -benchtime 0.5s ./criimage ./lazyblock/...
+	go run ./e2e/bench -json .cache/bench.json
 
 .PHONY: demo
 demo: deps tools build ## Show one image being pulled lazily on a real node (root)

@@ -58,7 +58,7 @@ func Start(ctx context.Context, progress io.Writer) (b *Bed, err error) {
 		return nil, errors.New("a node needs root")
 	}
 	b = &Bed{progress: progress, port: 16379}
-	defer func() {
+	defer func() { //nolint:contextcheck // Stop has to work when ctx has ended
 		if err != nil {
 			err = errors.Join(err, b.Stop())
 		}
@@ -66,7 +66,7 @@ func Start(ctx context.Context, progress io.Writer) (b *Bed, err error) {
 	if b.binary, err = tools.Referee(ctx); err != nil {
 		return b, err
 	}
-	if b.Registry, err = b.startRegistry(); err != nil {
+	if b.Registry, err = b.startRegistry(); err != nil { //nolint:contextcheck // runs until Stop
 		return b, err
 	}
 	if b.Node, err = node.Start(ctx, node.Options{}); err != nil {
@@ -118,10 +118,6 @@ func (b *Bed) path(elem ...string) string {
 // config is where the configuration is kept for the command line.
 func (b *Bed) config() string { return b.path("referee-cli.toml") }
 
-func (b *Bed) sayf(format string, args ...any) {
-	fmt.Fprintf(b.progress, format+"\n", args...)
-}
-
 // AddLink makes a way to the registry and measures it.
 func (b *Bed) AddLink(ctx context.Context, name string, shape link.Shape) (Link, error) {
 	running, err := link.Start(ctx, shape)
@@ -133,7 +129,7 @@ func (b *Bed) AddLink(ctx context.Context, name string, shape link.Shape) (Link,
 	if l.Measured, err = running.Measure(ctx); err != nil {
 		return l, err
 	}
-	if l.far, err = running.Forward(b.Registry.Host()); err != nil {
+	if l.far, err = running.Forward(b.Registry.Host()); err != nil { //nolint:contextcheck // runs until Stop
 		return l, err
 	}
 	b.links[len(b.links)-1] = l

@@ -127,15 +127,22 @@ func (b *Bed) lazyEntry(ctx context.Context, ref string, since time.Time) (*fall
 	return &entry, err
 }
 
-// Remove removes an image and waits until node and daemon have let go of it.
-func (b *Bed) Remove(ctx context.Context, image Image, l Link) error {
-	return b.remove(ctx, b.Lazy, image.Ref(l))
+// Remove removes the images, which must be all that are lazy on the node, and
+// waits until node and daemon have let go of them.
+func (b *Bed) Remove(ctx context.Context, l Link, images ...Image) error {
+	var refs []string
+	for _, image := range images {
+		refs = append(refs, image.Ref(l))
+	}
+	return b.remove(ctx, b.Lazy, refs...)
 }
 
-func (b *Bed) remove(ctx context.Context, client *node.Client, ref string) error {
+func (b *Bed) remove(ctx context.Context, client *node.Client, refs ...string) error {
 	return cleanly(ctx, func(ctx context.Context) error {
-		if err := client.Remove(ctx, ref); err != nil {
-			return err
+		for _, ref := range refs {
+			if err := client.Remove(ctx, ref); err != nil {
+				return err
+			}
 		}
 		return poll(ctx, 20*time.Millisecond, "volumes are released", func() (bool, error) {
 			return folderEmpty(b.path("referee-state", "volumes"))
@@ -180,7 +187,7 @@ func (b *Bed) Warm(ctx context.Context, other Image, l Link) error {
 	if err := b.Pull(ctx, other, l); err != nil {
 		return err
 	}
-	return b.Remove(ctx, other, l)
+	return b.Remove(ctx, l, other)
 }
 
 func dropPageCache() error {

@@ -55,7 +55,8 @@ func demo(ctx context.Context, out io.Writer, name string, shape link.Shape) (er
 		return err
 	}
 	defer func() {
-		if stopErr := bed.Stop(); stopErr != nil || err != nil {
+		stopErr := bed.Stop() //nolint:contextcheck // has to work when ctx has ended
+		if stopErr != nil || err != nil {
 			err = joinUnlessInterrupted(ctx, err, stopErr)
 			return
 		}

@@ -1,0 +1,131 @@
+// Command bench measures Referee against containerd alone, side by side in one
+// run: what the proxied socket adds to a call, pulls and starts over shaped
+// links from cold caches, bytes fetched, the daemon's memory. Repetitions of all
+// variants are interleaved in random order; medians are printed with their
+// spread, and each aim with whether it was met. All single results go to a JSON
+// file.
+//
+// It needs root and leaves nothing behind but that file and .cache.
+//
+// Goroutines: none of its own.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/referee-cri/referee/e2e/compare"
+	"github.com/referee-cri/referee/e2e/link"
+	"github.com/referee-cri/referee/internal/regtest"
+)
+
+// options are the flags.
+type options struct {
+	repetitions int
+	calls       int
+	images      []string
+	parts       map[string]bool
+	seed        int64
+	file        string
+}
+
+func main() {
+	var o options
+	var images, parts string
+	flag.IntVar(&o.repetitions, "n", 5, "repetitions of each pull")
+	flag.IntVar(&o.calls, "calls", 3000, "calls of each kind, direct and proxied")
+	flag.StringVar(&images, "images", "small,python", "images to pull: small, redis, python")
+	flag.StringVar(&parts, "parts", "front,pulls,memory", "what to measure")
+	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano(), "of the order of repetitions")
+	flag.StringVar(&o.file, "json", "", "file for every single result")
+	flag.Parse()
+	o.images = strings.Split(images, ",")
+	o.parts = map[string]bool{}
+	for part := range strings.SplitSeq(parts, ",") {
+		o.parts[part] = true
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	report, err := bench(ctx, os.Stderr, o)
+	stop()
+	if err == nil {
+		err = errors.Join(report.write(os.Stdout), save(o.file, report))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// Report is everything that was measured.
+type Report struct {
+	Machine Machine
+	Seed    int64
+	Links   []compare.Link
+	Images  []compare.Image
+	Front   []Call   `json:",omitempty"`
+	Pulls   []Sample `json:",omitempty"`
+	Memory  []Memory `json:",omitempty"`
+}
+
+func bench(ctx context.Context, progress io.Writer, o options) (report *Report, err error) {
+	bed, err := compare.Start(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { //nolint:contextcheck // Stop has to work when ctx has ended
+		err = errors.Join(err, bed.Stop())
+	}()
+	report = &Report{Machine: thisMachine(bed), Seed: o.seed}
+	for _, l := range []struct {
+		name  string
+		shape link.Shape
+	}{{"region", link.Region}, {"wan", link.WAN}} {
+		added, err := bed.AddLink(ctx, l.name, l.shape)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(progress, "link %s: %s (measured: %s)\n", l.name, l.shape, added.Measured)
+		report.Links = append(report.Links, added)
+	}
+	other, err := bed.PublishSynthetic(ctx, "other", regtest.ImageSpec{Layers: 4, LayerSize: 256 << 10, Seed: 1})
+	if err != nil {
+		return nil, err
+	}
+	if o.parts["front"] {
+		if report.Front, err = measureFront(ctx, bed, other, report.Links[0], o.calls); err != nil {
+			return nil, err
+		}
+	}
+	if o.parts["pulls"] {
+		if err := measurePulls(ctx, progress, bed, other, report, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.parts["memory"] {
+		if report.Memory, err = measureMemory(ctx, progress, bed, report.Links[0]); err != nil {
+			return nil, err
+		}
+	}
+	return report, nil
+}
+
+func save(file string, report *Report) error {
+	if file == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
