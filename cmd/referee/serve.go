@@ -153,7 +153,7 @@ func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err err
 		return d, err
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
-		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), Log: log,
+		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
 		Blobs: blobs{registry: d.registry, cache: d.cache, giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -22,46 +23,83 @@ type opened struct {
 	blobs  []Blob
 }
 
-func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (*opened, error) {
+func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (_ *opened, err error) {
 	opener := m.formats[spec.Format]
 	if opener == nil {
 		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
 	}
+	o := &opened{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, o.close())
+			m.free(spec)
+		}
+	}()
 	begin := time.Now()
 	blobs, err := m.open(spec, creds)
 	if err != nil {
 		return nil, err
 	}
+	o.blobs = blobs
 	defer func() { report.Fetched = fetched(blobs) }()
 	layers := make([]lazyblock.RangeReader, len(blobs))
 	for i, blob := range blobs {
 		layers[i] = blob
 	}
-	o := &opened{blobs: blobs}
 	if o.volume, err = opener(ctx, id, layers); err != nil {
-		return nil, errors.Join(fmt.Errorf("open volume %s: %w", id, err), o.close())
+		return nil, fmt.Errorf("open volume %s: %w", id, err)
 	}
 	report.Open = time.Since(begin)
 	begin = time.Now()
 	defer func() { report.Mount = time.Since(begin) }()
+	reading := serve(ctx, &o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
 	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
+	if err == nil && !adopted {
+		err = reading.explain(m.attach(ctx, id, o.volume))
+	}
 	if err != nil {
-		return nil, errors.Join(err, o.close())
+		return nil, err
 	}
-	if adopted {
-		return o, nil
-	}
+	reading.attached()
+	return o, nil
+}
+
+// attach mounts and probes an opened volume, and takes everything back where
+// that fails.
+func (m *Manager) attach(ctx context.Context, id string, v lazyblock.Volume) error {
 	target, err := m.target(id)
 	if err != nil {
-		return nil, errors.Join(err, o.close())
+		return err
 	}
-	if err := m.driver.Attach(ctx, id, o.volume, target); err != nil {
-		return nil, errors.Join(err, o.close())
+	err = m.driver.Attach(ctx, id, v, target)
+	if err == nil {
+		err = attach.Probe(ctx, target)
 	}
-	if err := attach.Probe(ctx, target); err != nil {
-		return nil, errors.Join(err, m.driver.Detach(id, target), o.close())
+	if err != nil {
+		err = errors.Join(err, m.detach(id))
 	}
-	return o, nil
+	return err
+}
+
+// detach unmounts a volume and removes its directory.
+func (m *Manager) detach(id string) error {
+	target := m.path(id)
+	return errors.Join(m.driver.Detach(id, target), ignoreMissing(os.Remove(target)), ignoreMissing(os.Remove(filepath.Dir(target))))
+}
+
+// free drops from the cache what was fetched for a volume that came to nothing,
+// unless a volume on record needs it or it is open.
+func (m *Manager) free(spec Spec) {
+	specs, err := m.records.list()
+	used := usedBy(specs)
+	for _, layer := range spec.Layers {
+		if err == nil && !used[layer.Digest] {
+			err = m.blobs.Remove(layer.Digest)
+		}
+	}
+	if err != nil {
+		m.log.Debug("bytes of an unusable volume stay cached", zap.String("ref", spec.Reference), zap.Error(err))
+	}
 }
 
 func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/zap"
@@ -42,22 +41,30 @@ func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	used := make(map[digest.Digest]bool)
-	var gone []string
+	gone := make(map[string]Spec)
 	for id, spec := range specs {
 		if pinned, isIdle := idle.pinned[id]; isIdle && !keep[id] && m.untouched(id, pinned) {
-			gone = append(gone, id)
-			continue
+			gone[id] = spec
+			delete(specs, id)
 		}
+	}
+	used := usedBy(specs)
+	var errs []error
+	for id, spec := range gone {
+		errs = append(errs, m.forget(id, spec, used))
+	}
+	return errors.Join(errs...)
+}
+
+// usedBy are the layers of all these volumes.
+func usedBy(specs map[string]Spec) map[digest.Digest]bool {
+	used := make(map[digest.Digest]bool)
+	for _, spec := range specs {
 		for _, layer := range spec.Layers {
 			used[layer.Digest] = true
 		}
 	}
-	var errs []error
-	for _, id := range gone {
-		errs = append(errs, m.forget(id, specs[id], used))
-	}
-	return errors.Join(errs...)
+	return used
 }
 
 func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) error {
@@ -73,13 +80,11 @@ func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) erro
 	if pinned {
 		return nil // somebody wants it after all
 	}
-	target := m.path(id)
-	err := m.driver.Detach(id, target)
+	err := m.detach(id)
 	if e.opened != nil {
 		err = errors.Join(err, e.opened.close())
 		m.set(e, nil)
 	}
-	err = errors.Join(err, ignoreMissing(os.Remove(target)), ignoreMissing(os.Remove(filepath.Dir(target))))
 	if err != nil {
 		return fmt.Errorf("forget volume %s: %w", id, err)
 	}

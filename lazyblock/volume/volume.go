@@ -90,7 +90,10 @@ type Options struct {
 	Driver  attach.Driver
 	Blobs   Blobs
 	Formats map[string]Opener
-	Log     *zap.Logger
+	// GiveUpAfter is how long a reader of a mounted volume waits, where what came
+	// for it was wrong, before it gets an I/O error.
+	GiveUpAfter time.Duration
+	Log         *zap.Logger
 }
 
 // Manager keeps the volumes. It is safe for concurrent use.
@@ -101,6 +104,8 @@ type Manager struct {
 	blobs   Blobs
 	formats map[string]Opener
 	log     *zap.Logger
+
+	giveUpAfter time.Duration
 
 	mu      sync.Mutex
 	volumes map[string]*entry
@@ -127,6 +132,8 @@ func NewManager(opts Options) (*Manager, error) {
 		formats: opts.Formats,
 		log:     opts.Log,
 		volumes: make(map[string]*entry),
+
+		giveUpAfter: opts.GiveUpAfter,
 	}
 	for _, dir := range []string{m.records.dir, m.mounts} {
 		// containerd's user-namespaced pods reach the mounts through their own clones:
@@ -152,10 +159,10 @@ func (m *Manager) CanOpen(format string) bool { return m.formats[format] != nil 
 func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentials) (release func(), report Report, err error) {
 	id := spec.ID()
 	e := m.pin(id)
-	release = sync.OnceFunc(func() { m.unpin(e) })
+	unpin := sync.OnceFunc(func() { m.unpin(e) })
 	defer func() {
 		if err != nil {
-			release()
+			unpin()
 		}
 	}()
 	if err := e.lock(ctx); err != nil {
@@ -163,14 +170,18 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 	}
 	defer e.unlock()
 	if e.opened != nil {
-		return release, report, e.opened.renew(spec.Repository, creds)
+		return unpin, report, e.opened.renew(spec.Repository, creds)
 	}
 	opened, err := m.mount(ctx, id, spec, creds, &report)
 	if err != nil {
 		return nil, report, err
 	}
+	if err := m.records.write(id, spec); err != nil {
+		// Without its record nobody would ever take it away.
+		return nil, report, errors.Join(err, m.detach(id), opened.close())
+	}
 	m.set(e, opened)
-	return release, report, m.records.write(id, spec)
+	return unpin, report, nil
 }
 
 // Renew gives a mounted volume new credentials for repository. A volume that is

@@ -121,7 +121,8 @@ func (s *Server) answerRead(req request, in readRequest) {
 	n, err := f.reader.ReadRange(f.ctx, data, int64(in.offset))
 	if n < size {
 		if s.fail(req) {
-			s.log.Warn("lazy read failed", zap.String("file", f.name), zap.Uint64("off", in.offset), zap.Int("len", size), zap.Error(err))
+			// Whoever gave the reader away knows whether that is worth more.
+			s.log.Debug("lazy read failed", zap.String("file", f.name), zap.Uint64("off", in.offset), zap.Int("len", size), zap.Error(err))
 		}
 		return
 	}
