@@ -87,6 +87,9 @@ func codeOfStatus(status int) reason.Code {
 	}
 }
 
+// errClosed is what net/http calls EOF.
+var errClosed = errors.New("connection closed without an answer")
+
 // transportError turns net/http's error, which quotes signed URLs, into ours.
 func transportError(method string, asked *url.URL, err error) error {
 	at := redact(asked)
@@ -95,6 +98,9 @@ func transportError(method string, asked *url.URL, err error) error {
 			at = redact(u) // perhaps of a redirect
 		}
 		err = urlErr.Err
+	}
+	if errors.Is(err, io.EOF) { // to readers of blobs that is where the bytes end
+		err = errClosed
 	}
 	return fmt.Errorf("%s %s: %w", method, at, err)
 }

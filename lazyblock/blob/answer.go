@@ -72,6 +72,9 @@ func seekAnswer(resp *registry.Response, off int64, want int) (have int, err err
 		return int(got.length()), err
 	}
 	if _, err := io.CopyN(io.Discard, resp.Body, off); err != nil {
+		if errors.Is(err, io.EOF) { // not where the blob ends
+			err = io.ErrUnexpectedEOF
+		}
 		return 0, fmt.Errorf("skip to offset %d: %w", off, err)
 	}
 	return want, nil
