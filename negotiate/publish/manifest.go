@@ -72,14 +72,14 @@ func (f Form) manifest(opts Options) (*artifact, error) {
 	if opts.LegacyORAS {
 		a.artifactType = ArtifactTypeDADI
 		a.date(annotationORASCreated, opts.Created)
-		return a, a.marshal(mediaTypeORAS, orasManifest{
+		return a.marshal(mediaTypeORAS, orasManifest{
 			MediaType: mediaTypeORAS, ArtifactType: a.artifactType, Subject: a.subject,
 			Blobs: append([]ocispec.Descriptor{f.config()}, layers...), Annotations: a.annotations,
 		})
 	}
 	a.artifactType = ArtifactTypeNative
 	a.date(ocispec.AnnotationCreated, opts.Created)
-	return a, a.marshal(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+	return a.marshal(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		ArtifactType: a.artifactType, Config: f.config(), Layers: layers, Subject: &a.subject, Annotations: a.annotations,
 	})
@@ -124,7 +124,7 @@ func indexOf(source ocispec.Descriptor, entries []Entry, opts Options) (*artifac
 		d.MediaType, d.Digest, d.Size = e.Converted.MediaType, e.Converted.Digest, e.Converted.Size
 		index.Manifests = append(index.Manifests, d)
 	}
-	return a, a.marshal(ocispec.MediaTypeImageIndex, index)
+	return a.marshal(ocispec.MediaTypeImageIndex, index)
 }
 
 func (a *artifact) date(key string, created time.Time) {
@@ -137,16 +137,17 @@ func (a *artifact) date(key string, created time.Time) {
 	a.annotations[key] = created.UTC().Format(time.RFC3339)
 }
 
-func (a *artifact) marshal(mediaType string, manifest any) error {
+// marshal completes a by its content.
+func (a *artifact) marshal(mediaType string, manifest any) (*artifact, error) {
 	content, err := json.Marshal(manifest)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	a.content = content
 	a.descriptor = ocispec.Descriptor{
 		MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content)), ArtifactType: a.artifactType,
 	}
-	return nil
+	return a, nil
 }
 
 // plain is a descriptor as a subject holds it: nothing but what it points to.
