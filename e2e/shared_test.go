@@ -203,4 +203,3 @@ func (b *bed) pullAtOnce(t *testing.T, refs ...string) {
 	}
 	wg.Wait()
 }
-

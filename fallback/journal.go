@@ -177,7 +177,7 @@ func read(path string) (Entry, error) {
 	} else if err != nil {
 		return Entry{}, fmt.Errorf("read journal: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // opened for reading only
+	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return Entry{}, fmt.Errorf("read journal: %w", err)

@@ -41,14 +41,16 @@ func TestHangingSteps(t *testing.T) {
 		},
 		"attaching": {
 			func(w *world, until <-chan struct{}) { w.attach = func(context.Context) error { <-until; return nil } },
-			10*time.Second + grace, reason.BudgetExceeded, fallback.Ordinary, []string{"release attach"},
+			10*time.Second + grace, reason.BudgetExceeded, fallback.Ordinary,
+			[]string{"release attach"},
 		},
 		"shielding": {
 			func(w *world, until <-chan struct{}) {
 				w.plan = planFails(reason.NotFound)
 				w.shield = func(context.Context) error { <-until; return nil }
 			},
-			2*time.Second + grace, reason.NotFound, fallback.Ordinary, []string{"release shield"},
+			2*time.Second + grace, reason.NotFound, fallback.Ordinary,
+			[]string{"release shield"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -55,12 +55,12 @@ func serveCommand(load func() (*configs.Config, error)) *cobra.Command {
 
 // serve runs the daemon until ctx ends.
 func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
-	d, err := newDaemon(config, log)
+	d, err := newDaemon(ctx, config, log)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if err := d.close(); err != nil {
+		if err := d.close(ctx); err != nil {
 			log.Error("daemon not closed cleanly", zap.Error(err))
 		}
 	}()
@@ -125,11 +125,11 @@ type daemonParts struct {
 	cri        *criimage.Server
 }
 
-func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err error) {
+func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d *daemonParts, err error) {
 	d = &daemonParts{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, d.close())
+			err = errors.Join(err, d.close(ctx))
 		}
 	}()
 	for _, dir := range []string{config.Root, config.State} {
@@ -149,7 +149,7 @@ func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err err
 	}
 	d.fuseDir = filepath.Join(config.State, "fuse")
 	d.keeper = keeperOf(config)
-	if d.driver, err = attach.NewFUSE(d.fuseDir, d.keeper, log); err != nil {
+	if d.driver, err = attach.NewFUSE(ctx, d.fuseDir, d.keeper, log); err != nil {
 		return d, err
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
@@ -171,12 +171,14 @@ func newDaemon(config *configs.Config, log *zap.Logger) (d *daemonParts, err err
 	return d, err
 }
 
-// close releases what newDaemon made, in the opposite order. Mounts stay.
-func (d *daemonParts) close() error {
+// close releases what newDaemon made, in the opposite order, also when ctx has
+// ended. Mounts stay.
+func (d *daemonParts) close(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
 	var errs []error
 	if d.guard != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-		errs = append(errs, d.guard.Close(ctx))
+		closing, cancel := context.WithTimeout(ctx, shutdownTimeout)
+		errs = append(errs, d.guard.Close(closing))
 		cancel()
 	}
 	idle := d.volumes == nil || d.volumes.Empty()
@@ -187,7 +189,7 @@ func (d *daemonParts) close() error {
 		errs = append(errs, d.volumes.Close())
 	}
 	if d.driver != nil && idle { // nobody reads: leave nothing behind
-		errs = append(errs, attach.Unmount(d.fuseDir), d.keeper.Quit())
+		errs = append(errs, attach.Unmount(d.fuseDir), d.keeper.Quit(ctx))
 	}
 	if d.cache != nil {
 		errs = append(errs, d.cache.Close())

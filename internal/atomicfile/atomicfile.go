@@ -55,7 +55,7 @@ func Write(path string, data []byte, mode fs.FileMode) (err error) {
 	if err = errors.Join(err, temp.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err = os.Rename(temp.Name(), path); err != nil {
+	if err := os.Rename(temp.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

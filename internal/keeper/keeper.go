@@ -35,10 +35,13 @@ const none = -1 // no descriptor
 // answerTimeout bounds a conversation with the keeper, which only moves a descriptor.
 const answerTimeout = 5 * time.Second
 
+// retryInterval is how often a keeper that was just started is looked for.
+const retryInterval = 5 * time.Millisecond
+
 // Serve keeps a descriptor for whoever asks at path until it is told to quit or
 // ctx ends. A keeper that is already there is left alone: it is an error.
 func Serve(ctx context.Context, path string) error {
-	if conn, err := net.Dial(network, path); err == nil {
+	if conn, err := dial(ctx, path); err == nil {
 		_ = conn.Close()
 		return fmt.Errorf("keep descriptor: another keeper serves %s", path)
 	}
@@ -46,7 +49,7 @@ func Serve(ctx context.Context, path string) error {
 		return fmt.Errorf("keep descriptor: %w", err)
 	}
 	old := unix.Umask(0o177)
-	listener, err := (&net.ListenConfig{}).Listen(ctx, network, path)
+	listener, err := net.ListenUnix(network, address(path))
 	unix.Umask(old)
 	if err != nil {
 		return fmt.Errorf("keep descriptor: %w", err)
@@ -62,12 +65,12 @@ func Serve(ctx context.Context, path string) error {
 	}()
 	// kept is a bare number: an os.File would wake this process for every event on it.
 	for {
-		conn, err := listener.Accept()
+		conn, err := listener.AcceptUnix()
 		if err != nil {
 			return nil //nolint:nilerr // closed: ctx ended
 		}
 		var done bool
-		kept, done = converse(conn.(*net.UnixConn), kept) //nolint:forcetypeassert // of a unix listener
+		kept, done = converse(conn, kept)
 		if done {
 			return nil
 		}
@@ -111,8 +114,8 @@ type Client struct {
 }
 
 // Take returns a duplicate of what is kept, nil where nothing is, or no keeper.
-func (c Client) Take() (*os.File, error) {
-	fd, err := c.ask(get, none)
+func (c Client) Take(ctx context.Context) (*os.File, error) {
+	fd, err := c.ask(ctx, get, none)
 	if fd == none || absent(err) {
 		if absent(err) {
 			err = nil
@@ -123,36 +126,43 @@ func (c Client) Take() (*os.File, error) {
 }
 
 // Keep hands over a duplicate of f.
-func (c Client) Keep(f *os.File) error {
+func (c Client) Keep(ctx context.Context, f *os.File) error {
 	raw, err := f.SyscallConn() // not Fd, which would make the descriptor blocking
 	if err != nil {
 		return fmt.Errorf("keep descriptor: %w", err)
 	}
 	var keepErr error
-	err = raw.Control(func(fd uintptr) { keepErr = c.keep(int(fd)) })
+	err = raw.Control(func(fd uintptr) { keepErr = c.keep(ctx, int(fd)) })
 	return errors.Join(err, keepErr)
 }
 
-func (c Client) keep(fd int) error {
-	_, err := c.ask(put, fd)
+func (c Client) keep(ctx context.Context, fd int) error {
+	_, err := c.ask(ctx, put, fd)
 	if err == nil || !absent(err) {
 		return err
 	}
 	if err := c.Start(c.Path); err != nil {
 		return fmt.Errorf("start keeper: %w", err)
 	}
-	deadline := time.Now().Add(answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	retry := time.NewTicker(retryInterval)
+	defer retry.Stop()
 	for {
-		if _, err = c.ask(put, fd); err == nil || time.Now().After(deadline) {
+		select {
+		case <-ctx.Done():
 			return err
+		case <-retry.C: // until the new process listens
 		}
-		time.Sleep(5 * time.Millisecond) // until the new process listens
+		if _, err = c.ask(ctx, put, fd); err == nil {
+			return nil
+		}
 	}
 }
 
 // Quit ends the keeper, and so whatever only it held. No keeper is no error.
-func (c Client) Quit() error {
-	_, err := c.ask(quit, none)
+func (c Client) Quit(ctx context.Context) error {
+	_, err := c.ask(ctx, quit, none)
 	if absent(err) {
 		return nil
 	}
@@ -163,18 +173,17 @@ func absent(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-func (c Client) ask(request byte, fd int) (int, error) {
-	conn, err := net.DialTimeout(network, c.Path, answerTimeout)
+func (c Client) ask(ctx context.Context, request byte, fd int) (int, error) {
+	conn, err := dial(ctx, c.Path)
 	if err != nil {
 		return none, fmt.Errorf("reach keeper: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(answerTimeout))
-	unixConn := conn.(*net.UnixConn) //nolint:forcetypeassert // dialled as one
-	if err := send(unixConn, request, fd); err != nil {
+	if err := send(conn, request, fd); err != nil {
 		return none, err
 	}
-	answer, received, err := receive(unixConn)
+	answer, received, err := receive(conn)
 	if err != nil {
 		return none, err
 	}
@@ -182,6 +191,12 @@ func (c Client) ask(request byte, fd int) (int, error) {
 		return none, fmt.Errorf("keeper answers %q, expected %q", answer, request)
 	}
 	return received, nil
+}
+
+func address(path string) *net.UnixAddr { return &net.UnixAddr{Name: path, Net: network} }
+
+func dial(ctx context.Context, path string) (*net.UnixConn, error) {
+	return (&net.Dialer{Timeout: answerTimeout}).DialUnix(ctx, network, nil, address(path))
 }
 
 // send writes one request or answer, with a duplicate of fd unless that is none.

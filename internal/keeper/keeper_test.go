@@ -34,7 +34,7 @@ func client(t *testing.T) (keeper.Client, *sync.WaitGroup) {
 // take fails the test unless the keeper has the write end of reader's pipe.
 func expectKept(t *testing.T, c keeper.Client, reader *os.File) {
 	t.Helper()
-	f, err := c.Take()
+	f, err := c.Take(t.Context())
 	if err != nil || f == nil {
 		t.Fatalf("take: %v, %v", f, err)
 	}
@@ -60,11 +60,11 @@ func pipe(t *testing.T) (reader, writer *os.File) {
 func TestKeptDescriptorOutlivesItsOwner(t *testing.T) {
 	t.Parallel()
 	c, running := client(t)
-	if f, err := c.Take(); f != nil || err != nil {
+	if f, err := c.Take(t.Context()); f != nil || err != nil {
 		t.Fatalf("before there is a keeper: %v, %v", f, err)
 	}
 	reader, writer := pipe(t)
-	if err := c.Keep(writer); err != nil {
+	if err := c.Keep(t.Context(), writer); err != nil {
 		t.Fatal(err)
 	}
 	if err := writer.Close(); err != nil {
@@ -74,7 +74,7 @@ func TestKeptDescriptorOutlivesItsOwner(t *testing.T) {
 	expectKept(t, c, reader)
 
 	second, writer2 := pipe(t)
-	if err := c.Keep(writer2); err != nil {
+	if err := c.Keep(t.Context(), writer2); err != nil {
 		t.Fatal(err)
 	}
 	expectKept(t, c, second)
@@ -82,14 +82,14 @@ func TestKeptDescriptorOutlivesItsOwner(t *testing.T) {
 		t.Errorf("the replaced descriptor is still open: read %d, %v", n, err)
 	}
 
-	if err := c.Quit(); err != nil {
+	if err := c.Quit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	running.Wait()
-	if err := c.Quit(); err != nil {
+	if err := c.Quit(t.Context()); err != nil {
 		t.Errorf("quit without a keeper: %v", err)
 	}
-	if f, err := c.Take(); f != nil || err != nil {
+	if f, err := c.Take(t.Context()); f != nil || err != nil {
 		t.Errorf("after quit: %v, %v", f, err)
 	}
 }
@@ -98,7 +98,7 @@ func TestOnlyRootReachesTheKeeper(t *testing.T) {
 	t.Parallel()
 	c, _ := client(t)
 	_, writer := pipe(t)
-	if err := c.Keep(writer); err != nil {
+	if err := c.Keep(t.Context(), writer); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(c.Path)

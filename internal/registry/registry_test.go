@@ -639,7 +639,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprint(creds), fmt.Sprintf("%+v %#v %s", creds, creds, creds), string(raw)} {
+	printed := fmt.Sprint(creds) //nolint:gocritic // printing is what must not show a secret
+	for _, text := range []string{printed, fmt.Sprintf("%+v %#v %s", creds, creds, creds), string(raw)} {
 		for _, secret := range []string{password, refresh} {
 			if strings.Contains(text, secret) {
 				t.Errorf("%q shows a secret", text)

@@ -192,7 +192,7 @@ func (r *Repository) converse(ctx context.Context, set *hostSet, h *host, req Re
 				return nil, r.failed(ctx, req, target, tokenError(err))
 			}
 		}
-		resp, err := client.Do(hreq) //nolint:bodyclose // closed by newStatusError or the caller
+		resp, err := client.Do(hreq)
 		if err != nil {
 			return nil, r.failed(ctx, req, target, reason.Wrap(reason.RegistryUnreachable, transportError(req.Method, target, err)))
 		}

@@ -117,7 +117,7 @@ func (s *tokenServer) authorise(w http.ResponseWriter, req *http.Request, ep end
 		}
 		challenge := fmt.Sprintf(`Bearer realm="%s%s",service="regtest"`, origin, tokenPath)
 		if need != "" {
-			challenge += fmt.Sprintf(`,scope="%s"`, need)
+			challenge += `,scope="` + need + `"`
 		}
 		w.Header().Set("Www-Authenticate", challenge)
 	default:

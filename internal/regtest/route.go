@@ -42,8 +42,11 @@ func parsePath(req *http.Request) endpoint {
 		return endpoint{kind: "oras-v2", repo: repo, ref: req.URL.Query().Get("digest")}
 	}
 	for _, part := range [...]struct{ middle, kind string }{
-		{"/blobs/uploads", "other"}, {"/blobs/", "blob"}, {"/manifests/", "manifest"},
-		{"/referrers/", "referrers"}, {"/tags/", "other"},
+		{"/blobs/uploads", "other"},
+		{"/blobs/", "blob"},
+		{"/manifests/", "manifest"},
+		{"/referrers/", "referrers"},
+		{"/tags/", "other"},
 	} {
 		if repo, ref, found := cutLast(rest, part.middle); found {
 			return endpoint{kind: part.kind, repo: repo, ref: ref}

@@ -38,7 +38,7 @@ func Load(path string) (Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	tree, err := Parse(f)
 	if err != nil {
 		return nil, fmt.Errorf("parse %s: %w", path, err)

@@ -58,7 +58,7 @@ func layers(t *testing.T, layout, tag string) []io.Reader {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { f.Close() }) //nolint:errcheck // opened for reading
+		t.Cleanup(func() { f.Close() })
 		zr, err := gzip.NewReader(f)
 		if err != nil {
 			t.Fatal(err)

@@ -29,17 +29,17 @@ var _ Driver = (*fuseDriver)(nil)
 // Keeper holds a descriptor for the time between two processes.
 type Keeper interface {
 	// Take returns a duplicate of the descriptor that is kept, nil if there is none.
-	Take() (*os.File, error)
+	Take(ctx context.Context) (*os.File, error)
 	// Keep keeps a duplicate of f in place of what was kept.
-	Keep(f *os.File) error
+	Keep(ctx context.Context, f *os.File) error
 }
 
 // NewFUSE returns a driver that serves the FUSE directory dir: over the
 // connection that keeper holds if that is still mounted there, else over a new
 // one, which keeper gets. keeper may be nil: then mounts die with the process.
-func NewFUSE(dir string, keeper Keeper, log *zap.Logger) (Driver, error) {
+func NewFUSE(ctx context.Context, dir string, keeper Keeper, log *zap.Logger) (Driver, error) {
 	if keeper != nil {
-		server, err := resume(dir, keeper, log)
+		server, err := resume(ctx, dir, keeper, log)
 		if err != nil {
 			log.Warn("former fuse connection not resumed: its readers get errors", zap.Error(err))
 		}
@@ -52,7 +52,7 @@ func NewFUSE(dir string, keeper Keeper, log *zap.Logger) (Driver, error) {
 		return nil, err
 	}
 	if keeper != nil {
-		if err := keeper.Keep(server.Descriptor()); err != nil {
+		if err := keeper.Keep(ctx, server.Descriptor()); err != nil {
 			log.Warn("fuse connection not kept: readers will get errors when this process ends", zap.Error(err))
 		}
 	}
@@ -60,8 +60,8 @@ func NewFUSE(dir string, keeper Keeper, log *zap.Logger) (Driver, error) {
 }
 
 // resume takes over what keeper holds; nil if there is nothing to take over.
-func resume(dir string, keeper Keeper, log *zap.Logger) (*fuse.Server, error) {
-	conn, err := keeper.Take()
+func resume(ctx context.Context, dir string, keeper Keeper, log *zap.Logger) (*fuse.Server, error) {
+	conn, err := keeper.Take(ctx)
 	if err != nil || conn == nil {
 		return nil, err
 	}

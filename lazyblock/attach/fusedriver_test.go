@@ -13,7 +13,7 @@ func TestFUSEDriver(t *testing.T) {
 	t.Parallel()
 	attachtest.Run(t, func(t *testing.T, dir string) attach.Driver {
 		t.Helper()
-		driver, err := attach.NewFUSE(dir, nil, zaptest.NewLogger(t))
+		driver, err := attach.NewFUSE(t.Context(), dir, nil, zaptest.NewLogger(t))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -61,8 +61,11 @@ func (o *Options) setDefaults() error {
 		field *int64
 		value int64
 	}{
-		{&o.BlockSize, 64 << 10}, {&o.FetchSize, 256 << 10}, {&o.MaxRequest, 4 << 20},
-		{&o.MaxReadAhead, 2 << 20}, {&o.MaxBuffered, 64 << 20},
+		{&o.BlockSize, 64 << 10},
+		{&o.FetchSize, 256 << 10},
+		{&o.MaxRequest, 4 << 20},
+		{&o.MaxReadAhead, 2 << 20},
+		{&o.MaxBuffered, 64 << 20},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value

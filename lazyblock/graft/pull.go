@@ -76,23 +76,23 @@ func (g *Grafter) Begin(ctx context.Context, chains []digest.Digest) (*Pull, err
 	return pull, nil
 }
 
-// begin holds the chains from real(states) upwards for their content and what is
+// begin holds the chains from lowest(states) upwards for their content and what is
 // missing below as placeholders, and brings the snapshotter into that state.
-func (g *Grafter) begin(ctx context.Context, chains []digest.Digest, real func([]State) int) (*Pull, error) {
+func (g *Grafter) begin(ctx context.Context, chains []digest.Digest, lowest func([]State) int) (*Pull, error) {
 	ctx = g.context(ctx)
 	for {
 		states, err := g.states(ctx, chains)
 		if err != nil {
 			return nil, reason.Wrap(reason.GraftFailed, err)
 		}
-		want := split(chains, states, real(states))
+		want := split(chains, states, lowest(states))
 		held, err := g.locks.acquire(ctx, want)
 		if err != nil {
 			return nil, fmt.Errorf("wait for other pulls of the same layers: %w", err)
 		}
 		pull := &Pull{g: g, chains: chains, hold: held}
 		again, err := g.states(ctx, chains)
-		if err == nil && !slices.Equal(states, again) && !sameSplit(want, split(chains, again, real(again))) {
+		if err == nil && !slices.Equal(states, again) && !sameSplit(want, split(chains, again, lowest(again))) {
 			pull.End(context.WithoutCancel(ctx))
 			continue // the wait changed what there is
 		}
@@ -107,12 +107,12 @@ func (g *Grafter) begin(ctx context.Context, chains []digest.Digest, real func([
 	}
 }
 
-// split divides chains: those below index real that hold no content get
+// split divides chains: those below index lowest that hold no content get
 // placeholders, all others are needed as they are or will be.
-func split(chains []digest.Digest, states []State, real int) hold {
+func split(chains []digest.Digest, states []State, lowest int) hold {
 	var want hold
 	for i, chain := range chains {
-		if i < real && (states[i] == Absent || states[i] == Placeholder) {
+		if i < lowest && (states[i] == Absent || states[i] == Placeholder) {
 			want.standIn = append(want.standIn, chain)
 		} else {
 			want.real = append(want.real, chain)

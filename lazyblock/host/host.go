@@ -331,7 +331,7 @@ func (h *Host) reconcile(ctx context.Context) error {
 	}
 	_, bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
 	if bindErr == nil {
-		bindErr = h.volumes.Sweep(idle, keep)
+		bindErr = h.volumes.Sweep(ctx, idle, keep)
 	}
 	return errors.Join(err, bindErr)
 }

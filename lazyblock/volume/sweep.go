@@ -36,7 +36,7 @@ func (m *Manager) Idle() (Idle, error) {
 
 // Sweep detaches and forgets the idle volumes that are not in keep and were not
 // pinned since the look, and frees the cached blobs that no other volume uses.
-func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
+func (m *Manager) Sweep(ctx context.Context, idle Idle, keep map[string]bool) error {
 	specs, err := m.records.list()
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (m *Manager) Sweep(idle Idle, keep map[string]bool) error {
 	used := usedBy(specs)
 	var errs []error
 	for id, spec := range gone {
-		errs = append(errs, m.forget(id, spec, used))
+		errs = append(errs, m.forget(ctx, id, spec, used))
 	}
 	return errors.Join(errs...)
 }
@@ -67,10 +67,10 @@ func usedBy(specs map[string]Spec) map[digest.Digest]bool {
 	return used
 }
 
-func (m *Manager) forget(id string, spec Spec, used map[digest.Digest]bool) error {
+func (m *Manager) forget(ctx context.Context, id string, spec Spec, used map[digest.Digest]bool) error {
 	e := m.pin(id)
 	defer m.unpin(e)
-	if err := e.lock(context.Background()); err != nil {
+	if err := e.lock(ctx); err != nil {
 		return err
 	}
 	defer e.unlock()

@@ -185,7 +185,7 @@ func detachesLazily(t *testing.T, b *bench) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = f.Close() }()
+		t.Cleanup(func() { _ = f.Close() })
 		break
 	}
 	if err := b.driver.Detach("vol", target); err != nil {

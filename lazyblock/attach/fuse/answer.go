@@ -115,7 +115,7 @@ func (s *Server) answerRead(req request, in readRequest) {
 		return
 	}
 	size := int(min(uint64(in.size), uint64(f.reader.Size())-in.offset))
-	buffer := s.buffers.Get().(*[]byte) //nolint:forcetypeassert // the pool holds nothing else
+	buffer := s.buffers.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
 	defer s.buffers.Put(buffer)
 	data := (*buffer)[outHeaderSize : outHeaderSize+size]
 	n, err := f.reader.ReadRange(f.ctx, data, int64(in.offset))

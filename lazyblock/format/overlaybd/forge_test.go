@@ -22,7 +22,7 @@ func layerBlob(t testing.TB, opts LayerOptions, writes ...write) bytesReader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // nothing is lost
+	defer f.Close()
 	w, err := NewLayerWriter(f, opts)
 	if err != nil {
 		t.Fatal(err)

@@ -242,8 +242,10 @@ func TestTruncationIsRefused(t *testing.T) {
 	}{
 		"tar":  {inTar(zfile), []int{512, 1024, 1536, 1536 + 512, index, index + 4, end - 512, end}},
 		"LSMT": {goodLSMT().file(), []int{4096, 8192, 8192 + 48, 8192 + 512, 8192 + 512 + 4096}},
-		"ZFile found by trailer": {func() []byte { z := goodZFile(); z.inHead = false; return z.file(t) }(),
-			[]int{512, int(hdr.indexOffset), len(zfile) - 512, len(zfile)}},
+		"ZFile found by trailer": {
+			func() []byte { z := goodZFile(); z.inHead = false; return z.file(t) }(),
+			[]int{512, int(hdr.indexOffset), len(zfile) - 512, len(zfile)},
+		},
 	} {
 		for _, cut := range tc.cuts {
 			for _, n := range []int{cut - 1, cut, cut + 1} {

@@ -35,7 +35,7 @@ func baseLayer(t testing.TB) lazyblock.RangeReader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // nothing is lost
+	defer f.Close()
 	zr, err := gzip.NewReader(f)
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func rewrite(t *testing.T, blob lazyblock.RangeReader) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // nothing is lost
+	defer f.Close()
 	w, err := NewLayerWriter(f, LayerOptions{
 		VirtualSize: d.Size(), UUID: text(head[56:93]), ParentUUID: text(head[93:130]), UserTag: text(head[134:390]),
 	})

@@ -24,7 +24,7 @@ func openFile(t testing.TB, path string) lazyblock.RangeReader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() }) //nolint:errcheck // nothing is lost
+	t.Cleanup(func() { f.Close() })
 	info, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func export(t testing.TB, d *Device) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // nothing is lost
+	defer f.Close()
 	if err := f.Truncate(d.Size()); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func tarTree(t *testing.T, paths ...string) treecmp.Tree {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close() //nolint:errcheck // nothing is lost
+		defer f.Close()
 		layers = append(layers, f)
 	}
 	tree, err := treecmp.FromLayers(layers...)

@@ -25,7 +25,7 @@ func newFile(t testing.TB) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() }) //nolint:errcheck // nothing is lost
+	t.Cleanup(func() { f.Close() })
 	return f
 }
 
@@ -241,7 +241,7 @@ func TestFullDiskIsAnError(t *testing.T) {
 	if err != nil {
 		t.Skipf("no full disk to write to: %v", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing is lost
+	defer f.Close()
 	w, err := NewLayerWriter(f, LayerOptions{VirtualSize: 64 << 20})
 	if err != nil {
 		t.Fatal(err)
