@@ -137,7 +137,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 			return d, fmt.Errorf("make directory: %w", err)
 		}
 	}
-	d.registry = registry.New(registryOptions(config, log))
+	d.registry = registry.New(registryOptions(config, log)) //nolint:contextcheck // logins are looked up at each request, with a time-out of their own
 	if d.containerd, err = criimage.Dial(config.ContainerdAddress()); err != nil {
 		return d, err
 	}
