@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -95,7 +96,7 @@ func probe(target string) error {
 	}
 	defer func() { _ = dir.Close() }()
 	entries, err := dir.ReadDir(enough)
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) { // an empty image is as good as any
 		return fmt.Errorf("probe volume: list root: %w", err)
 	}
 	for _, entry := range entries {
