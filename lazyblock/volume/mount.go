@@ -32,7 +32,7 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close())
-			m.free(spec)
+			m.free(spec.Layers)
 		}
 	}()
 	begin := time.Now()
@@ -85,21 +85,6 @@ func (m *Manager) attach(ctx context.Context, id string, v lazyblock.Volume) err
 func (m *Manager) detach(id string) error {
 	target := m.path(id)
 	return errors.Join(m.driver.Detach(id, target), ignoreMissing(os.Remove(target)), ignoreMissing(os.Remove(filepath.Dir(target))))
-}
-
-// free drops from the cache what was fetched for a volume that came to nothing,
-// unless a volume on record needs it or it is open.
-func (m *Manager) free(spec Spec) {
-	specs, err := m.records.list()
-	used := usedBy(specs)
-	for _, layer := range spec.Layers {
-		if err == nil && !used[layer.Digest] {
-			err = m.blobs.Remove(layer.Digest)
-		}
-	}
-	if err != nil {
-		m.log.Debug("bytes of an unusable volume stay cached", zap.String("ref", spec.Reference), zap.Error(err))
-	}
 }
 
 func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {

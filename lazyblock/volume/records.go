@@ -46,19 +46,30 @@ func (r records) read(id string) (Spec, error) {
 	return spec, nil
 }
 
-// list returns all readable records. What cannot be read is skipped: it belongs
-// to no graft that could be mounted, and is overwritten by the next pull.
-func (r records) list() (map[string]Spec, error) {
+// ids are those of all records, readable or not.
+func (r records) ids() ([]string, error) {
 	names, err := os.ReadDir(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list volume records: %w", err)
 	}
-	specs := make(map[string]Spec)
+	var ids []string
 	for _, name := range names {
-		id, isRecord := strings.CutSuffix(name.Name(), recordSuffix)
-		if !isRecord {
-			continue
+		if id, isRecord := strings.CutSuffix(name.Name(), recordSuffix); isRecord {
+			ids = append(ids, id)
 		}
+	}
+	return ids, nil
+}
+
+// list returns all readable records. What cannot be read is skipped: it belongs
+// to no graft that could be mounted, and is overwritten by the next pull.
+func (r records) list() (map[string]Spec, error) {
+	ids, err := r.ids()
+	if err != nil {
+		return nil, err
+	}
+	specs := make(map[string]Spec)
+	for _, id := range ids {
 		if spec, err := r.read(id); err == nil {
 			specs[id] = spec
 		}

@@ -7,24 +7,33 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 )
 
-// Idle is a look at the recorded volumes that nobody pins.
+// Idle is a look at the volumes that nobody pins.
 type Idle struct {
-	pinned map[string]uint64
+	pinned map[string]uint64 // how often each was ever pinned
 }
 
-// Idle looks which volumes nobody pins. Take it before asking who wants them.
+// Idle looks which volumes nobody pins: those on record, and what a crash left
+// mounted without a record. Take it before asking who wants them.
 func (m *Manager) Idle() (Idle, error) {
-	specs, err := m.records.list()
+	ids, err := m.records.ids()
 	if err != nil {
 		return Idle{}, err
+	}
+	mounts, err := os.ReadDir(m.mounts)
+	if err != nil {
+		return Idle{}, fmt.Errorf("list volumes: %w", err)
+	}
+	for _, mount := range mounts {
+		ids = append(ids, mount.Name())
 	}
 	idle := Idle{pinned: make(map[string]uint64)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id := range specs {
+	for _, id := range ids {
 		if e := m.volumes[id]; e == nil {
 			idle.pinned[id] = 0
 		} else if e.pins == 0 {
@@ -37,64 +46,75 @@ func (m *Manager) Idle() (Idle, error) {
 // Sweep detaches and forgets the idle volumes that are not in keep and were not
 // pinned since the look, and frees the cached blobs that no other volume uses.
 func (m *Manager) Sweep(ctx context.Context, idle Idle, keep map[string]bool) error {
-	specs, err := m.records.list()
-	if err != nil {
-		return err
-	}
-	gone := make(map[string]Spec)
-	for id, spec := range specs {
-		if pinned, isIdle := idle.pinned[id]; isIdle && !keep[id] && m.untouched(id, pinned) {
-			gone[id] = spec
-			delete(specs, id)
-		}
-	}
-	used := usedBy(specs)
 	var errs []error
-	for id, spec := range gone {
-		errs = append(errs, m.forget(ctx, id, spec, used))
+	var layers []ocispec.Descriptor
+	for id, pinned := range idle.pinned {
+		if keep[id] || !m.untouched(id, pinned) {
+			continue
+		}
+		freed, err := m.forget(ctx, id)
+		layers, errs = append(layers, freed...), append(errs, err)
 	}
+	m.free(layers) // once all are closed: they may share some
 	return errors.Join(errs...)
 }
 
-// usedBy are the layers of all these volumes.
-func usedBy(specs map[string]Spec) map[digest.Digest]bool {
-	used := make(map[digest.Digest]bool)
-	for _, spec := range specs {
-		for _, layer := range spec.Layers {
-			used[layer.Digest] = true
-		}
-	}
-	return used
-}
-
-func (m *Manager) forget(ctx context.Context, id string, spec Spec, used map[digest.Digest]bool) error {
+// forget takes a volume away unless somebody pinned it meanwhile, and returns
+// the layers that it no longer needs.
+func (m *Manager) forget(ctx context.Context, id string) ([]ocispec.Descriptor, error) {
 	e := m.pin(id)
 	defer m.unpin(e)
 	if err := e.lock(ctx); err != nil {
-		return err
+		return nil, fmt.Errorf("forget volume %s: %w", id, err)
 	}
 	defer e.unlock()
 	m.mu.Lock()
 	pinned := e.pins > 1
 	m.mu.Unlock()
 	if pinned {
-		return nil // somebody wants it after all
+		return nil, nil // somebody wants it after all
 	}
+	spec, _ := m.records.read(id) // unreadable: its layers are unknown and stay until the cache needs room
 	err := m.detach(id)
 	if e.opened != nil {
 		err = errors.Join(err, e.opened.close())
 		m.set(e, nil)
 	}
-	if err != nil {
-		return fmt.Errorf("forget volume %s: %w", id, err)
+	if err == nil {
+		err = m.records.remove(id)
 	}
-	for _, layer := range spec.Layers {
-		if !used[layer.Digest] {
-			err = errors.Join(err, m.blobs.Remove(layer.Digest))
-		}
+	if err != nil {
+		return nil, fmt.Errorf("forget volume %s: %w", id, err)
 	}
 	m.log.Info("volume released", zap.String("volume", id), zap.String("ref", spec.Reference))
-	return errors.Join(err, m.records.remove(id))
+	return spec.Layers, nil
+}
+
+// free drops from the cache those of layers that no volume on record needs and
+// that are not open. What stays is dropped when the cache needs the room.
+func (m *Manager) free(layers []ocispec.Descriptor) {
+	if len(layers) == 0 {
+		return
+	}
+	specs, err := m.records.list()
+	if err != nil {
+		m.log.Debug("unused layers stay cached", zap.Error(err))
+		return
+	}
+	needed := make(map[digest.Digest]bool)
+	for _, spec := range specs {
+		for _, layer := range spec.Layers {
+			needed[layer.Digest] = true
+		}
+	}
+	for _, layer := range layers {
+		if needed[layer.Digest] {
+			continue
+		}
+		if err := m.blobs.Remove(layer.Digest); err != nil {
+			m.log.Debug("unused layer stays cached", zap.Stringer("digest", layer.Digest), zap.Error(err))
+		}
+	}
 }
 
 func (m *Manager) untouched(id string, pinned uint64) bool {

@@ -177,8 +177,10 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 		return nil, report, err
 	}
 	if err := m.records.write(id, spec); err != nil {
-		// Without its record nobody would ever take it away.
-		return nil, report, errors.Join(err, m.detach(id), opened.close())
+		// Without its record nobody could mount it again after a restart.
+		err = errors.Join(err, m.detach(id), opened.close())
+		m.free(spec.Layers)
+		return nil, report, err
 	}
 	m.set(e, opened)
 	return unpin, report, nil
