@@ -19,9 +19,10 @@ const minProgress = 16 << 10
 
 var errStalled = errors.New("body stalled")
 
-// readSome makes one request and reads its answer into p. n may be less than
-// len(p) without an error if the server answered with a shorter range.
-func (b *Blob) readSome(ctx context.Context, p []byte, off int64) (n int, err error) {
+// readSome makes one request, which must be answered within patience, and reads
+// its answer into p. n may be less than len(p) without an error if the server
+// answered with a shorter range.
+func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.Duration) (n int, err error) {
 	select {
 	case b.slots <- struct{}{}:
 		defer func() { <-b.slots }()
@@ -31,13 +32,17 @@ func (b *Blob) readSome(ctx context.Context, p []byte, off int64) (n int, err er
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // ends the connection where its body was not read to the end
 
+	stall := time.AfterFunc(patience, func() { cancel(errStalled) })
+	defer stall.Stop()
 	resp, err := b.ask(ctx, off, len(p))
 	if err != nil {
+		if errors.Is(context.Cause(ctx), errStalled) {
+			err = reason.Errorf(reason.RegistryUnreachable, "no answer within %s", patience)
+		}
 		return 0, err
 	}
 	defer func() { _ = resp.Body.Close() }() // costs at most the connection
-	stall := time.AfterFunc(b.opts.StallTimeout, func() { cancel(errStalled) })
-	defer stall.Stop()
+	stall.Reset(b.opts.StallTimeout)
 
 	have, err := seekAnswer(resp, off, len(p))
 	if err == nil {

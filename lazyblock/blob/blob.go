@@ -33,7 +33,7 @@ type Options struct {
 	GiveUpAfter time.Duration
 
 	// StallTimeout is the time in which a body must bring its next 16 KiB (or
-	// its end). Default 10s.
+	// its end). Default 10s; never longer than GiveUpAfter.
 	StallTimeout time.Duration
 
 	// MinBackoff and MaxBackoff bound the pause before another try, which
@@ -54,6 +54,7 @@ func (o *Options) setDefaults() {
 	if o.StallTimeout == 0 {
 		o.StallTimeout = 10 * time.Second
 	}
+	o.StallTimeout = min(o.StallTimeout, o.GiveUpAfter)
 	if o.MinBackoff == 0 {
 		o.MinBackoff = 100 * time.Millisecond
 	}

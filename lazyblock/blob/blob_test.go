@@ -194,6 +194,32 @@ func TestPatientReadGivesUpInTime(t *testing.T) {
 	}
 }
 
+// TestPatientReadEndsSilenceInTime meets servers that are there and say nothing,
+// with the other limits as a node has them.
+func TestPatientReadEndsSilenceInTime(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]regtest.Fault{
+		"no answer": {Hang: true},
+		"no body":   {BytesPerSecond: 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			b := s.open(t, blob.Options{GiveUpAfter: 300 * time.Millisecond})
+			fault.Match = blobs()
+			s.reg.Inject(fault)
+			start := time.Now()
+			_, err := b.ReadRange(t.Context(), make([]byte, 32<<10), 0)
+			if got := reason.Of(err); got != reason.RegistryUnreachable {
+				t.Errorf("reason %q (%v)", got, err)
+			}
+			if took := time.Since(start); took < 200*time.Millisecond || took > 3*time.Second {
+				t.Errorf("gave up after %s, want about 300ms", took)
+			}
+		})
+	}
+}
+
 func TestReadRangeStopsWithContext(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)

@@ -22,7 +22,7 @@ const fewTries = 3
 func (b *Blob) readAll(ctx context.Context, p []byte, off int64) (done int, err error) {
 	t := b.newTrial(ctx)
 	for {
-		n, err := b.readSome(ctx, p[done:], off+int64(done))
+		n, err := b.readSome(ctx, p[done:], off+int64(done), t.patience())
 		done += n
 		if done == len(p) {
 			return done, nil
@@ -59,6 +59,15 @@ func (b *Blob) newTrial(ctx context.Context) trial {
 	return trial{opts: b.opts, hurried: hurried, giveUp: time.Now().Add(b.opts.GiveUpAfter), backoff: b.opts.MinBackoff}
 }
 
+// patience is how long the next try may wait for an answer. A hurried one has
+// its deadline.
+func (t *trial) patience() time.Duration {
+	if t.hurried {
+		return t.opts.GiveUpAfter
+	}
+	return max(time.Until(t.giveUp), t.opts.MinBackoff)
+}
+
 // next says how long to pause before the next try, and whether to make one.
 func (t *trial) next(ctx context.Context, err error) (pause time.Duration, again bool) {
 	t.failed++
@@ -66,8 +75,10 @@ func (t *trial) next(ctx context.Context, err error) (pause time.Duration, again
 		return 0, false
 	}
 	lasting := lasts(err)
-	if !t.hurried && reason.Of(err) == reason.Unauthorized {
-		lasting = false // the next pull of the image may bring new credentials
+	if code := reason.Of(err); !t.hurried && (code == reason.Unauthorized || code == reason.NotFound) {
+		// The next pull of the image may bring new credentials, and an ingress says
+		// 404 while its registry restarts.
+		lasting = false
 	}
 	if t.hurried && lasting {
 		return 0, false
@@ -79,12 +90,15 @@ func (t *trial) next(ctx context.Context, err error) (pause time.Duration, again
 	// come back together.
 	pause = t.backoff/2 + rand.N(t.backoff/2+1)
 	t.backoff = min(2*t.backoff, t.opts.MaxBackoff)
-	pause = max(pause, retryAfter(err))
+	asked := retryAfter(err)
 	if t.hurried {
 		deadline, _ := ctx.Deadline()
+		pause = max(pause, asked)
 		return pause, time.Now().Add(pause).Before(deadline)
 	}
-	return pause, time.Now().Add(pause).Before(t.giveUp)
+	// The last try is just before the end, whatever pause was due or asked for.
+	left := time.Until(t.giveUp) - t.opts.MinBackoff
+	return min(max(pause, asked), left), left > 0
 }
 
 // lasts reports whether the same question is likely to get the same answer.

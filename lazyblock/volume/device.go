@@ -37,6 +37,41 @@ type device struct {
 
 	reading     *reading
 	giveUpAfter time.Duration
+
+	mu    sync.Mutex
+	given [8]givenUp // a ring
+	next  int
+}
+
+// givenUp is a range whose reader got an error.
+type givenUp struct {
+	off, end int64
+	at       time.Time
+}
+
+// minBrief is how long a range that was given up is tried for at least.
+const minBrief = 500 * time.Millisecond
+
+// gaveUp tells whether a part of the range was given up lately. The kernel reads
+// up to five times before it believes an error (each of the two page caches over
+// a loop device first reads ahead, then the one page; Linux 6.18), and a process
+// must not wait five times as long as was promised.
+func (d *device) gaveUp(off int64, n int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, g := range d.given {
+		if g.off < off+int64(n) && off < g.end && time.Since(g.at) < d.giveUpAfter {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *device) giveUp(off int64, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.given[d.next%len(d.given)] = givenUp{off, off + int64(n), time.Now()}
+	d.next++
 }
 
 // reading is what the devices of one volume share.
@@ -54,10 +89,10 @@ type reading struct {
 func serve(ctx context.Context, v *lazyblock.Volume, giveUpAfter time.Duration, log *zap.Logger) *reading {
 	r := &reading{log: log}
 	r.deadline, _ = ctx.Deadline()
-	v.Primary = &device{v.Primary, r, giveUpAfter}
+	v.Primary = &device{Device: v.Primary, reading: r, giveUpAfter: giveUpAfter}
 	extra := make([]lazyblock.Device, len(v.Extra))
 	for i, d := range v.Extra {
-		extra[i] = &device{d, r, giveUpAfter}
+		extra[i] = &device{Device: d, reading: r, giveUpAfter: giveUpAfter}
 	}
 	v.Extra = extra
 	return r
@@ -115,33 +150,70 @@ func (r *reading) explain(err error) error {
 
 // ReadRange implements lazyblock.RangeReader.
 func (d *device) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	deadline := d.reading.hurry()
-	if deadline.IsZero() {
-		n, err := d.readPatiently(ctx, p, off)
-		if n < len(p) && !errors.Is(err, io.EOF) && ctx.Err() == nil {
-			d.reading.tell(err)
-		}
+	if deadline := d.reading.hurry(); !deadline.IsZero() {
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		n, err := d.Device.ReadRange(ctx, p, off)
+		d.reading.keep(err)
 		return n, err
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	n, err := d.Device.ReadRange(ctx, p, off)
-	d.reading.keep(err)
+	known := d.gaveUp(off, len(p))
+	read := d.readPatiently
+	if known {
+		read = d.readBriefly
+	}
+	n, err := read(ctx, p, off)
+	switch {
+	case n == len(p) || errors.Is(err, io.EOF):
+		if known {
+			d.recovered(off, len(p))
+		}
+	case ctx.Err() == nil: // not: the volume is gone
+		d.giveUp(off, len(p))
+		d.reading.tell(err)
+	}
 	return n, err
 }
 
-// readPatiently tries again for giveUpAfter where bytes are wrong. A registry or
-// a proxy that corrupts them may be one of several, or be repaired.
+// readPatiently reads for as long as was promised. What the network does not
+// bring is asked for again below; what came and is wrong is asked for here: the
+// registry or proxy that corrupts it may be one of several, or be repaired.
 func (d *device) readPatiently(ctx context.Context, p []byte, off int64) (int, error) {
-	giveUp := time.Now().Add(d.giveUpAfter)
+	return d.readUntil(ctx, time.Now().Add(d.giveUpAfter), p, off, func(err error) bool {
+		return reason.Of(err) == reason.FormatCorrupt
+	})
+}
+
+// readBriefly reads what was given up lately: the same reader may be asking.
+func (d *device) readBriefly(ctx context.Context, p []byte, off int64) (int, error) {
+	deadline := time.Now().Add(max(d.giveUpAfter/8, minBrief))
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	return d.readUntil(ctx, deadline, p, off, func(error) bool { return true })
+}
+
+// readUntil tries again where that may help, for the last time just before giveUp.
+func (d *device) readUntil(ctx context.Context, giveUp time.Time, p []byte, off int64, again func(error) bool) (int, error) {
 	for backoff := minPause; ; backoff = min(2*backoff, maxPause) {
 		n, err := d.Device.ReadRange(ctx, p, off)
-		if reason.Of(err) != reason.FormatCorrupt {
+		left := time.Until(giveUp) - minPause
+		if n == len(p) || errors.Is(err, io.EOF) || !again(err) || left <= 0 {
 			return n, err
 		}
-		pause := backoff/2 + rand.N(backoff/2+1)
-		if time.Now().Add(pause).After(giveUp) || wait(ctx, pause) != nil {
+		if wait(ctx, min(backoff/2+rand.N(backoff/2+1), left)) != nil {
 			return n, err
+		}
+	}
+}
+
+// recovered forgets the ranges of which everything has been read since. That a
+// part can be read says nothing: it may have been cached.
+func (d *device) recovered(off int64, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, g := range d.given {
+		if off <= g.off && g.end <= off+int64(n) {
+			d.given[i] = givenUp{}
 		}
 	}
 }
