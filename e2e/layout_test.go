@@ -62,3 +62,12 @@ func (b *bed) putBlob(t *testing.T, layout string, blob ocispec.Descriptor) {
 		t.Fatal(err)
 	}
 }
+
+func mustJSON(t *testing.T, value any) []byte {
+	t.Helper()
+	raw, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
