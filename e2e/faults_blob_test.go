@@ -8,7 +8,6 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/internal/forge"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/regtest"
@@ -26,14 +25,14 @@ func (g *ground) layer(t *testing.T, i int) []byte {
 
 // forged attaches the stock form with another layer 2, whose digest and size the
 // manifest gives rightly.
-func forged(make func(t *testing.T, blob []byte) []byte) func(*testing.T, *trial) {
-	return forgedAt(2, make)
+func forged(build func(t *testing.T, blob []byte) []byte) func(*testing.T, *trial) {
+	return forgedAt(2, build)
 }
 
-func forgedAt(i int, make func(t *testing.T, blob []byte) []byte) func(*testing.T, *trial) {
+func forgedAt(i int, build func(t *testing.T, blob []byte) []byte) func(*testing.T, *trial) {
 	return manifest(func(t *testing.T, c *trial, m *ocispec.Manifest) {
 		t.Helper()
-		m.Layers[i] = c.put(t, make(t, c.layer(t, i)))
+		m.Layers[i] = c.put(t, build(t, c.layer(t, i)))
 	})
 }
 
@@ -86,7 +85,7 @@ func split(t *testing.T, blob []byte) *forge.Layer {
 // broken. Nothing of it is ever mounted for a container.
 func TestCorruptLayers(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, node.Options{}, "")
+	g := newGround(t, "")
 	corrupt := func(says string) outcome { return outcome{reason: reason.FormatCorrupt, says: says} }
 	lsmt := func(change func(f *forge.LSMT)) func(*testing.T, *trial) {
 		return bentLSMT(2, func(_ *testing.T, f *forge.LSMT) {
@@ -196,7 +195,7 @@ func overwrite(t *testing.T, f *forge.LSMT, off int64, p []byte) {
 // or will not serve its layers.
 func TestFailingBlobs(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, node.Options{}, "[pull]\nattach_timeout = \"2s\"\n")
+	g := newGround(t, "[pull]\nattach_timeout = \"2s\"\n")
 	layer := regtest.Path(layerPath(g.form.Layers[1].Digest)) // of 3.6 MB
 	g.try(t, []fault{
 		{"500", sound(regtest.Fault{Match: layer, Status: 500}), outcome{reason: reason.RegistryError, says: "500"}},

@@ -9,7 +9,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/regtest"
 )
@@ -25,7 +24,7 @@ type fault struct {
 func (g *ground) try(t *testing.T, faults []fault) {
 	t.Helper()
 	for i, f := range faults {
-		t.Run(f.name, func(t *testing.T) { //nolint:paralleltest // the cases share a node, one at a time
+		t.Run(f.name, func(t *testing.T) {
 			c := g.newTrial(t)
 			f.arrange(t, c)
 			f.want.whole = i == 0
@@ -61,7 +60,7 @@ func at(n int64) *int64 { return &n }
 // them, or something false.
 func TestUnusableReferrers(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, node.Options{}, "")
+	g := newGround(t, "")
 	referrers := regtest.Path("/referrers/")
 	g.try(t, []fault{
 		{"nothing attached", func(*testing.T, *trial) {}, outcome{reason: reason.NoReferrers}},
@@ -222,7 +221,7 @@ const negotiateTimeout = 700 * time.Millisecond
 // referrers costs a pull.
 func TestSilentReferrers(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, node.Options{}, "[pull]\nnegotiate_timeout = \""+negotiateTimeout.String()+"\"\n")
+	g := newGround(t, "[pull]\nnegotiate_timeout = \""+negotiateTimeout.String()+"\"\n")
 	const overhead = 500 * time.Millisecond // grace, questions to containerd, and the answer's way
 	slow := outcome{reason: reason.BudgetExceeded, within: negotiateTimeout + overhead}
 	referrers := regtest.Path("/referrers/")

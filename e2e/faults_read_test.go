@@ -156,7 +156,7 @@ func TestReadsThroughFaults(t *testing.T) {
 	container := start(t, b.lazy, s.ref, "/bin/busybox", "sleep", "1000")
 	for _, f := range faults {
 		f.fault.Match = regtest.Path("/blobs/", http.MethodGet)
-		t.Run(f.name+" for a while", func(t *testing.T) { //nolint:paralleltest // one container, one registry
+		t.Run(f.name+" for a while", func(t *testing.T) {
 			const down = 700 * time.Millisecond
 			remove := b.registry.Inject(f.fault)
 			defer remove()
@@ -166,7 +166,7 @@ func TestReadsThroughFaults(t *testing.T) {
 				t.Errorf("after %s: %s", r.took, r.says)
 			}
 		})
-		t.Run(f.name+" for good", func(t *testing.T) { //nolint:paralleltest // as above
+		t.Run(f.name+" for good", func(t *testing.T) {
 			remove := b.registry.Inject(f.fault)
 			defer remove()
 			r := s.readNew(t, container)

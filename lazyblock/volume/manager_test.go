@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -440,51 +439,6 @@ func TestCredentialsAreRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("mirror.test/app third")
-}
-
-// After attaching readers are patient: wrong bytes are asked for again until
-// GiveUpAfter, and other errors, which were retried below, are passed on.
-func TestWrongBytesAreAskedForAgain(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		fails int // reads that fail before one is good
-		err   error
-		want  error
-		reads int // at least
-	}{
-		"corrupt for a while": {5, reason.Wrap(reason.FormatCorrupt, errBroken), nil, 6},
-		"corrupt for good":    {1 << 30, reason.Wrap(reason.FormatCorrupt, errBroken), errBroken, 10},
-		"missing":             {1 << 30, reason.Wrap(reason.RegistryUnreachable, errBroken), errBroken, 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			synctest.Test(t, func(t *testing.T) {
-				var primary lazyblock.Device
-				w.driver.attach = func(_ context.Context, v lazyblock.Volume, _ string) error { primary = v.Primary; return nil }
-				reads := 0
-				w.device = func(d *device) {
-					d.read = func() error {
-						if reads++; reads <= tc.fails {
-							return tc.err
-						}
-						return nil
-					}
-				}
-				mount(t, w.manager(t), specOf("a"))
-				begin := time.Now()
-				if _, err := primary.ReadRange(t.Context(), make([]byte, 512), 0); !errors.Is(err, tc.want) {
-					t.Errorf("read: %v, want %v", err, tc.want)
-				}
-				if reads < tc.reads || tc.reads == 1 && reads != 1 {
-					t.Errorf("%d reads, want %d", reads, tc.reads)
-				}
-				if took := time.Since(begin); took > time.Minute {
-					t.Errorf("gave up after %v, want at most a minute", took)
-				}
-			})
-		})
-	}
 }
 
 func copyFile(t *testing.T, from, to string) {
