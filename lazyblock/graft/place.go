@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/referee-cri/referee/lazyblock/attach"
 )
 
 // place is the directory of one snapshot, <root>/snapshots/N. overlayfs keeps
@@ -54,18 +56,7 @@ func (p place) mountVolume(volumeDir string) error {
 }
 
 // unmount takes every mount off N/lazy. Containers keep their own clone.
-func (p place) unmount() error {
-	for {
-		err := unix.Unmount(p.bind(), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		switch {
-		case err == nil:
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-			return nil
-		default:
-			return fmt.Errorf("unmount %s: %w", p.bind(), err)
-		}
-	}
-}
+func (p place) unmount() error { return attach.Unmount(p.bind()) }
 
 // shows reports whether N/lazy shows the volume as it is mounted now.
 func (p place) shows(volumeDir string) bool {
