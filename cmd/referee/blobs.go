@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/configs"
 	"github.com/referee-cri/referee/internal/registry"
@@ -45,11 +47,31 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	}
 	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log})
 	cached, err := b.cache.Blob(desc, origin)
-	if err != nil {
+	switch {
+	case err == nil:
+		return cachedBlob{cached, source, origin}, nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		b.log.Warn("reading a layer without the cache", zap.Error(err))
+		return uncachedBlob{origin, source}, nil
+	default:
 		return nil, err
 	}
-	return cachedBlob{cached, source, origin}, nil
 }
+
+// uncachedBlob is a blob for which the cache's disk has no room at all: an
+// ordinary pull would need more.
+type uncachedBlob struct {
+	*blob.Blob
+	*repositorySource
+}
+
+var (
+	_ volume.Meter   = uncachedBlob{}
+	_ volume.Renewer = uncachedBlob{}
+)
+
+func (b uncachedBlob) Fetched() int64 { return b.Stats().Bytes }
+func (uncachedBlob) Close() error     { return nil }
 
 // cachedBlob is a blob in the cache together with the way to its registry.
 type cachedBlob struct {
