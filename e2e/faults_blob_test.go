@@ -8,6 +8,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/internal/forge"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/regtest"
@@ -85,7 +86,7 @@ func split(t *testing.T, blob []byte) *forge.Layer {
 // broken. Nothing of it is ever mounted for a container.
 func TestCorruptLayers(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, "")
+	g := newGround(t, node.Options{}, "")
 	corrupt := func(says string) outcome { return outcome{reason: reason.FormatCorrupt, says: says} }
 	lsmt := func(change func(f *forge.LSMT)) func(*testing.T, *trial) {
 		return bentLSMT(2, func(_ *testing.T, f *forge.LSMT) {
@@ -99,7 +100,7 @@ func TestCorruptLayers(t *testing.T) {
 		return forged(func(t *testing.T, blob []byte) []byte { t.Helper(); return blob[:n(split(t, blob), len(blob))] })
 	}
 	g.try(t, []fault{
-		{"tar: header truncated", cut(func(*forge.Layer, int) int { return 300 }), corrupt("before a header")},
+		{"tar: header truncated", cut(func(*forge.Layer, int) int { return 300 }), outcome{reason: reason.FormatCorrupt, says: "before a header", whole: true}},
 		{"tar: payload truncated", cut(func(_ *forge.Layer, size int) int { return size / 2 }), corrupt("does not fit")},
 		{"tar: trailer truncated with the payload's end", cut(func(_ *forge.Layer, size int) int { return size - 1024 - 512 }), corrupt("does not fit")},
 		{"tar: header flipped", forged(func(_ *testing.T, b []byte) []byte { b[100] ^= 1; return b }), corrupt("neither ZFile nor LSMT")},
@@ -195,7 +196,7 @@ func overwrite(t *testing.T, f *forge.LSMT, off int64, p []byte) {
 // or will not serve its layers.
 func TestFailingBlobs(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, "[pull]\nattach_timeout = \"2s\"\n")
+	g := newGround(t, node.Options{}, "[pull]\nattach_timeout = \"2s\"\n")
 	layer := regtest.Path(layerPath(g.form.Layers[1].Digest)) // of 3.6 MB
 	g.try(t, []fault{
 		{"500", sound(regtest.Fault{Match: layer, Status: 500}), outcome{reason: reason.RegistryError, says: "500"}},

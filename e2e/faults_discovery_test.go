@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/regtest"
 )
@@ -23,11 +24,10 @@ type fault struct {
 
 func (g *ground) try(t *testing.T, faults []fault) {
 	t.Helper()
-	for i, f := range faults {
+	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			c := g.newTrial(t)
 			f.arrange(t, c)
-			f.want.whole = i == 0
 			c.expectOrdinary(t, f.want)
 		})
 	}
@@ -60,10 +60,10 @@ func at(n int64) *int64 { return &n }
 // them, or something false.
 func TestUnusableReferrers(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, "")
+	g := newGround(t, node.Options{}, "")
 	referrers := regtest.Path("/referrers/")
 	g.try(t, []fault{
-		{"nothing attached", func(*testing.T, *trial) {}, outcome{reason: reason.NoReferrers}},
+		{"nothing attached", func(*testing.T, *trial) {}, outcome{reason: reason.NoReferrers, whole: true}},
 		{"no API, no tag", func(t *testing.T, c *trial) {
 			t.Helper()
 			c.registry.Configure(func(f *regtest.Features) { f.Referrers = false })
@@ -221,7 +221,7 @@ const negotiateTimeout = 700 * time.Millisecond
 // referrers costs a pull.
 func TestSilentReferrers(t *testing.T) {
 	t.Parallel()
-	g := newGround(t, "[pull]\nnegotiate_timeout = \""+negotiateTimeout.String()+"\"\n")
+	g := newGround(t, node.Options{}, "[pull]\nnegotiate_timeout = \""+negotiateTimeout.String()+"\"\n")
 	const overhead = 500 * time.Millisecond // grace, questions to containerd, and the answer's way
 	slow := outcome{reason: reason.BudgetExceeded, within: negotiateTimeout + overhead}
 	referrers := regtest.Path("/referrers/")

@@ -35,10 +35,10 @@ type ground struct {
 	tree   treecmp.Tree
 }
 
-func newGround(t *testing.T, settings string) *ground {
+func newGround(t *testing.T, opts node.Options, settings string) *ground {
 	t.Helper()
 	reference := testdata.Dir(t, "reference")
-	g := &ground{bed: newBed(t, node.Options{}, settings), blobs: t.TempDir(), layout: filepath.Join(reference, "tiny")}
+	g := &ground{bed: newBed(t, opts, settings), blobs: t.TempDir(), layout: filepath.Join(reference, "tiny")}
 	g.image = readLayout(t, g.layout, "tiny")
 	g.form = readLayout(t, g.layout, "tiny-overlaybd-lz4").manifest
 	g.tree = loadTree(t, "tiny.tree.jsonl")
