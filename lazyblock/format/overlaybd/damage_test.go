@@ -138,7 +138,7 @@ func TestRottenIndexBeyondTheGuess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if int64(hdr.indexOffset)+1000 > int64(len(blob))-minTailGuess {
+	if tail := guess(int64(len(blob)))[1]; int64(hdr.indexOffset)+1000 > tail.off {
 		t.Fatalf("index at %d of %d is within the guess", hdr.indexOffset, len(blob))
 	}
 	r := &rotten{bytesReader: blob, at: int64(hdr.indexOffset) + 1000}
