@@ -12,6 +12,7 @@ import (
 
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/internal/testdata"
 )
 
@@ -128,5 +129,35 @@ func TestContainerdRestart(t *testing.T) {
 	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 	if _, err := container.Output(t.Context(), "/bin/busybox", "ls", "/data"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRestartWithoutRegistry starts the daemon again while the registry hangs:
+// it serves soon, and what was read before is still there.
+func TestRestartWithoutRegistry(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, node.Options{}, "")
+	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
+		t.Fatal(err)
+	}
+	ref := b.registry.Ref("tiny", "tiny")
+	b.pull(t, ref, fallback.Lazy)
+	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+	if _, err := container.Output(t.Context(), "/bin/busybox", "md5sum", "/data/random.bin"); err != nil {
+		t.Fatal(err)
+	}
+	b.end(t, b.referee.Stop)
+	answers := b.registry.Inject(regtest.Fault{Hang: true})
+	defer answers()
+	dropCaches(t)
+	started := time.Now()
+	if err := b.referee.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(started); took > 20*time.Second {
+		t.Errorf("the daemon served %v after its start", took)
+	}
+	if _, err := container.Output(t.Context(), "/bin/busybox", "md5sum", "/data/random.bin"); err != nil {
+		t.Errorf("what was read before the restart: %v", err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/referee-cri/referee/internal/atomicfile"
 	"github.com/referee-cri/referee/internal/registry"
@@ -209,27 +210,47 @@ func (m *Manager) Mounted(id string) bool {
 	return e != nil && e.opened != nil
 }
 
+// How volumes are brought back: several at a time, and none may hold up the
+// others, or the daemon's start, because its registry does not answer. Mostly
+// the cache has what is needed to open one.
+const (
+	restoreTimeout = 5 * time.Second
+	restoreAtOnce  = 8
+)
+
 // Restore mounts the recorded volumes of ids that are not mounted. Where one
 // fails the others go on; the error names all that failed.
 func (m *Manager) Restore(ctx context.Context, ids []string) error {
-	var errs []error
-	for _, id := range ids {
+	errs := make([]error, len(ids))
+	var group errgroup.Group
+	group.SetLimit(restoreAtOnce)
+	for i, id := range ids {
 		if m.Mounted(id) {
 			continue
 		}
-		spec, err := m.records.read(id)
-		if err == nil {
-			var release func()
-			if release, _, err = m.Mount(ctx, spec, registry.Credentials{}); err == nil {
-				release()
-				m.log.Info("volume mounted again", zap.String("volume", id), zap.String("ref", spec.Reference))
-			}
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("restore volume %s: %w", id, err))
-		}
+		group.Go(func() error {
+			errs[i] = m.restore(ctx, id)
+			return nil
+		})
 	}
+	_ = group.Wait() // every error is in errs
 	return errors.Join(errs...)
+}
+
+func (m *Manager) restore(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+	defer cancel()
+	spec, err := m.records.read(id)
+	if err != nil {
+		return fmt.Errorf("restore volume %s: %w", id, err)
+	}
+	release, _, err := m.Mount(ctx, spec, registry.Credentials{})
+	if err != nil {
+		return fmt.Errorf("restore volume %s: %w", id, err)
+	}
+	release()
+	m.log.Info("volume mounted again", zap.String("volume", id), zap.String("ref", spec.Reference))
+	return nil
 }
 
 // Restored tells the driver that every volume that anything stands on is mounted:
