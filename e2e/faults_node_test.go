@@ -85,7 +85,7 @@ func TestContainerdComesLater(t *testing.T) {
 	socket := filepath.Join(b.Dir(), "referee", "cri.sock")
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		conn, err := net.Dial("unix", socket)
+		conn, err := new(net.Dialer).DialContext(t.Context(), "unix", socket)
 		if err == nil {
 			_ = conn.Close()
 			break

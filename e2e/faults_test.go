@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -148,7 +149,7 @@ type outcome struct {
 
 // expectOrdinary pulls the image: whatever is wrong, that is an ordinary pull,
 // told once in the log and once in the journal, with nothing left of the attempt.
-func (c *trial) expectOrdinary(t *testing.T, want outcome) fallback.Entry {
+func (c *trial) expectOrdinary(t *testing.T, want outcome) {
 	t.Helper()
 	started := time.Now()
 	if _, err := c.lazy.Pull(t.Context(), c.ref, c.auth); err != nil {
@@ -173,7 +174,6 @@ func (c *trial) expectOrdinary(t *testing.T, want outcome) fallback.Entry {
 	if err := c.lazy.Remove(t.Context(), c.ref); err != nil {
 		t.Error(err)
 	}
-	return entry
 }
 
 // expectToldOnce looks for the one line of the pull. Beside it there may be the
@@ -194,6 +194,21 @@ func (c *trial) expectToldOnce(t *testing.T) {
 	if len(told) != 1 || len(besides) > 0 {
 		t.Errorf("the log has %d lines of the pull, want one:\n%s\nand besides:\n%s", len(told), strings.Join(told, ""), strings.Join(besides, ""))
 	}
+}
+
+// expectModest reads how much memory the daemon has ever held.
+func (b *bed) expectModest(t *testing.T, limit int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.referee.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var kib int
+	if _, err := fmt.Sscan(rest, &kib); err != nil || kib<<10 > limit {
+		t.Errorf("the daemon has held %d KiB (%v), want at most %d", kib, err, limit>>10)
+	}
+	t.Logf("the daemon has held %d MiB at most", kib>>10)
 }
 
 // sample is a file of each layer and the largest ones.
