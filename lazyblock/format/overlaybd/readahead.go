@@ -16,11 +16,11 @@ import (
 // How much of a blob is fetched before anything is known about it.
 const (
 	headGuess = 64 << 10
-	// A ZFile index takes 1/1024 of the uncompressed size with 4 KiB blocks, and
-	// lz4 halves distributions' files: 1/512 to 1/555 of the blob in layers of
-	// Debian packages. Layers that shrink to less than a third cost a round trip more,
-	// all others would wait for bytes of no use: TCP begins slowly.
-	tailShare     = 320
+	// The ZFile index takes 4 bytes a block: 1/3300 of a layer of Debian packages in
+	// blocks of 32 KiB, 1/540 in blocks of 4 KiB. Where it is longer than guessed the
+	// rest costs one round trip. Guessing more costs every layer: TCP begins
+	// slowly, and each doubling of what is asked for is a round trip as well.
+	tailShare     = 2048
 	maxTailGuess  = 4 << 20
 	lsmtTailGuess = 128 << 10 // LSMT index and trailer, before the ZFile index
 	maxEnsure     = 32 << 20  // longer indexes are read piece by piece
