@@ -86,9 +86,8 @@ type reading struct {
 }
 
 // serve puts the devices of v behind one reading.
-func serve(ctx context.Context, v *lazyblock.Volume, giveUpAfter time.Duration, log *zap.Logger) *reading {
+func serve(v *lazyblock.Volume, giveUpAfter time.Duration, log *zap.Logger) *reading {
 	r := &reading{log: log}
-	r.deadline, _ = ctx.Deadline()
 	v.Primary = &device{Device: v.Primary, reading: r, giveUpAfter: giveUpAfter}
 	extra := make([]lazyblock.Device, len(v.Extra))
 	for i, d := range v.Extra {
@@ -96,6 +95,14 @@ func serve(ctx context.Context, v *lazyblock.Volume, giveUpAfter time.Duration, 
 	}
 	v.Extra = extra
 	return r
+}
+
+// attaching begins the haste: the kernel is about to read for somebody who waits
+// no longer than ctx. Never call it for a volume that containers read already.
+func (r *reading) attaching(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deadline, _ = ctx.Deadline()
 }
 
 // attached ends the haste: readers have no other way from now on.

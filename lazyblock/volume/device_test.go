@@ -57,10 +57,10 @@ var (
 	errSilent  = reason.Errorf(reason.RegistryUnreachable, "silent")
 )
 
-func serveDisk(ctx context.Context, d *disk) (lazyblock.Device, *reading, *observer.ObservedLogs) {
+func serveDisk(d *disk) (lazyblock.Device, *reading, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.InfoLevel)
 	v := lazyblock.Volume{Primary: d}
-	r := serve(ctx, &v, patience, zap.New(core))
+	r := serve(&v, patience, zap.New(core))
 	return v.Primary, r, logs
 }
 
@@ -81,7 +81,8 @@ func TestReadsWhileAttachingAreHurriedAndRemembered(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		d := &disk{patient: patience}
-		served, r, logs := serveDisk(ctx, d)
+		served, r, logs := serveDisk(d)
+		r.attaching(ctx)
 		attachErr := reason.Errorf(reason.AttachFailed, "input/output error")
 		if err := r.explain(attachErr); !errors.Is(err, attachErr) || reason.Of(err) != reason.AttachFailed {
 			t.Errorf("no read failed, yet it is explained: %v", err)
@@ -108,8 +109,7 @@ func TestWrongBytesAreWaitedOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := &disk{}
-		served, r, _ := serveDisk(t.Context(), d)
-		r.attached()
+		served, _, _ := serveDisk(d)
 		d.fail(errCorrupt)
 		time.AfterFunc(5*time.Second, func() { d.fail(nil) })
 		if took := expect(t, served, 0, nil); took < 5*time.Second || took > patience {
@@ -130,8 +130,7 @@ func TestKernelIsNotWaitedForTwice(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := &disk{patient: patience}
-		served, r, logs := serveDisk(t.Context(), d)
-		r.attached()
+		served, _, logs := serveDisk(d)
 		d.fail(errSilent)
 		if took := expect(t, served, 0, errSilent); took != patience {
 			t.Errorf("gave up after %s", took)

@@ -52,9 +52,10 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	report.Open = time.Since(begin)
 	begin = time.Now()
 	defer func() { report.Mount = time.Since(begin) }()
-	reading := serve(ctx, &o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
+	reading := serve(&o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
 	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
 	if err == nil && !adopted {
+		reading.attaching(ctx)
 		err = reading.explain(m.attach(ctx, id, o.volume))
 	}
 	if err != nil {
