@@ -17,7 +17,10 @@ import (
 // single bytes must not hold a reader for ever.
 const minProgress = 16 << 10
 
-var errStalled = errors.New("body stalled")
+var (
+	errStalled = errors.New("body stalled")
+	errSilent  = errors.New("no answer")
+)
 
 // readSome makes one request, which must be answered within patience, and reads
 // its answer into p. n may be less than len(p) without an error if the server
@@ -37,7 +40,7 @@ func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.
 	resp, err := b.ask(ctx, off, len(p))
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errStalled) {
-			err = reason.Errorf(reason.RegistryUnreachable, "no answer within %s", patience)
+			err = reason.Errorf(reason.RegistryUnreachable, "%w within %s", errSilent, patience)
 		}
 		return 0, err
 	}

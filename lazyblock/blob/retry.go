@@ -21,6 +21,7 @@ const fewTries = 3
 // readAll fills p, trying again under the rules of ReadRange.
 func (b *Blob) readAll(ctx context.Context, p []byte, off int64) (done int, err error) {
 	t := b.newTrial(ctx)
+	var told error // what the registry last said, as against our patience ending
 	for {
 		n, err := b.readSome(ctx, p[done:], off+int64(done), t.patience())
 		done += n
@@ -33,14 +34,17 @@ func (b *Blob) readAll(ctx context.Context, p []byte, off int64) (done int, err 
 		if err == nil {
 			continue // a short range, rightly answered: ask for the rest
 		}
+		if told == nil || !errors.Is(err, errSilent) {
+			told = err
+		}
 		pause, again := t.next(ctx, err)
 		if !again {
-			return done, err
+			return done, told
 		}
 		b.opts.Log.Debug("trying a range again", zap.Stringer("digest", b.desc.Digest),
 			zap.Int64("off", off+int64(done)), zap.Duration("pause", pause), zap.Error(err))
 		if wait(ctx, pause) != nil {
-			return done, err // the last error says more than "deadline exceeded"
+			return done, told // says more than "deadline exceeded"
 		}
 	}
 }
