@@ -47,6 +47,7 @@ func (b *Blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) 
 	if len(p) == 0 {
 		return 0, end
 	}
+	b.file.guesses.touch(off)
 	if b.file.readCached(p, off) {
 		return len(p), end
 	}

@@ -81,8 +81,13 @@ func (s *source) fetched() (n int64) {
 	return n
 }
 
+// openStore opens a store that guesses only where a test asks for it, since most
+// count what is fetched.
 func openStore(t testing.TB, dir string, opts Options) *Store {
 	t.Helper()
+	if opts.Guess == 0 {
+		opts.Guess = -1
+	}
 	s, err := Open(dir, opts)
 	if err != nil {
 		t.Fatal(err)

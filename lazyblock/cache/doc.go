@@ -3,7 +3,8 @@
 // A blob is a sparse file and a map of the blocks that are in it. Everyone who
 // opens the same digest shares both, and the fetches under way: a block is
 // fetched once, however many readers wait for it. Neighbouring misses become one
-// request, and a reader that goes forward is read ahead of.
+// request, a reader that goes forward is read ahead of, and what lies behind a lone
+// miss is guessed to be wanted soon, as long as such guesses prove right.
 //
 // The rule that everything here keeps: a block may be lost, never invented. In
 // memory a block is present after it was written. On disk the map says so only

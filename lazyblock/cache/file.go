@@ -28,11 +28,12 @@ type file struct {
 	done    bool
 	fetches []*fetch // under way, no two overlap
 	streams streams
+	guesses guesses
 	handles []*Blob // whose origins are asked, the newest last
 }
 
 func newFile(s *Store, e *entry, sp *sparse) *file {
-	f := &file{store: s, entry: e, sparse: sp}
+	f := &file{store: s, entry: e, sparse: sp, guesses: guesses{size: s.opts.Guess / 2}}
 	f.shutdown = sync.OnceValue(f.end)
 	return f
 }

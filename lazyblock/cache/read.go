@@ -140,9 +140,13 @@ func (f *file) plan(ctx context.Context, off, end int64) ([]piece, error) {
 }
 
 // startAt starts a fetch that covers the missing block at pos and, of the hole
-// around it, what is wanted up to end, aligned to the fetch size.
+// around it, what is wanted up to end, aligned to the fetch size; for somebody in
+// a hurry no more than is wanted.
 func (f *file) startAt(ctx context.Context, pos, end int64, ahead bool) *fetch {
 	fetchSize, blockSize := f.store.opts.FetchSize, f.sparse.blockSize
+	if hurried(ctx) {
+		fetchSize = blockSize
+	}
 	start := pos
 	for lowest := f.alignDown(pos, fetchSize); start > lowest && f.missing(start-blockSize); {
 		start -= blockSize
@@ -154,6 +158,10 @@ func (f *file) startAt(ctx context.Context, pos, end int64, ahead bool) *fetch {
 	}
 	return f.start(ctx, start, min(stop, f.entry.size), ahead)
 }
+
+// hurried reports whether a read has a deadline, as reads have that prepare a
+// pull: every byte more than they ask for makes them wait longer.
+func hurried(ctx context.Context) bool { return !deadlineOf(ctx).IsZero() }
 
 func (f *file) alignDown(off, unit int64) int64 { return off &^ (unit - 1) }
 

@@ -40,8 +40,8 @@ func (s *streams) follow(off, slack int64) *stream {
 
 // readAhead is told of a read that had to wait. Where it goes on with an earlier
 // one and has come near the end of what was fetched for that, more is fetched:
-// twice as much each time. Random reads never match, and cost nothing more. The
-// caller holds f.mu.
+// twice as much each time. Where it goes on with none, a guess is made. The caller
+// holds f.mu.
 func (f *file) readAhead(ctx context.Context, off, end int64) {
 	fetchSize := f.store.opts.FetchSize
 	if f.store.opts.MaxReadAhead < fetchSize {
@@ -51,6 +51,7 @@ func (f *file) readAhead(ctx context.Context, off, end int64) {
 	reached := f.alignDown(end+fetchSize-1, fetchSize)
 	if st.window == 0 {
 		*st = stream{last: end, ahead: reached, window: fetchSize, turn: st.turn}
+		f.guess(ctx, reached)
 		return
 	}
 	st.last = max(st.last, end)
@@ -58,7 +59,14 @@ func (f *file) readAhead(ctx context.Context, off, end int64) {
 		return
 	}
 	st.window = min(2*st.window, f.store.opts.MaxReadAhead)
-	from, to := max(st.ahead, reached), min(reached+st.window, f.entry.size)
+	f.fetchAhead(ctx, max(st.ahead, reached), reached+st.window)
+	st.ahead = max(st.ahead, reached+st.window)
+}
+
+// fetchAhead starts fetches of what is missing of [from, to) and reports whether
+// anything was. The caller holds f.mu.
+func (f *file) fetchAhead(ctx context.Context, from, to int64) (started bool) {
+	to = min(to, f.entry.size)
 	for pos := from; pos < to; {
 		switch fe := f.fetchAt(pos); {
 		case f.present(pos):
@@ -66,8 +74,8 @@ func (f *file) readAhead(ctx context.Context, off, end int64) {
 		case fe != nil:
 			pos = fe.end
 		default:
-			pos = f.startAt(ctx, pos, to, true).end
+			pos, started = f.startAt(ctx, pos, to, true).end, true
 		}
 	}
-	st.ahead = max(st.ahead, reached+st.window)
+	return started
 }

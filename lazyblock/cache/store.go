@@ -38,6 +38,10 @@ type Options struct {
 	// FetchSize is what a miss fetches at least, aligned: a power of two of at
 	// least BlockSize, default 256 KiB.
 	FetchSize int64
+	// Guess is how much is fetched, without anybody waiting, behind a miss that
+	// goes on with no earlier read: half of this at first, then between nothing
+	// and this, as it proves to be of use. Default 2 MiB, negative: nothing.
+	Guess int64
 	// MaxRequest is the longest request made of neighbouring misses, default 4 MiB.
 	MaxRequest int64
 	// MaxReadAhead is how far a reader that goes forward is read ahead of at
@@ -63,6 +67,7 @@ func (o *Options) setDefaults() error {
 	}{
 		{&o.BlockSize, 64 << 10},
 		{&o.FetchSize, 256 << 10},
+		{&o.Guess, 2 << 20},
 		{&o.MaxRequest, 4 << 20},
 		{&o.MaxReadAhead, 2 << 20},
 		{&o.MaxBuffered, 64 << 20},
