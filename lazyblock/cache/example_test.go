@@ -45,7 +45,7 @@ func readTwice() (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	store, err := cache.Open(dir, cache.Options{})
+	store, err := cache.Open(dir, cache.Options{Guess: -1})
 	if err != nil {
 		return err
 	}
