@@ -34,6 +34,7 @@ type subject struct {
 type judge struct {
 	n      *Negotiator
 	repo   *registry.Repository
+	rules  *Rules
 	img    *Image
 	wanted ocispec.Platform
 	match  platforms.MatchComparer
@@ -154,9 +155,6 @@ func (j *judge) examine(ctx context.Context, e entry, s subject) (*Candidate, er
 	c.preference, _ = claim(j.n.recognisers, artifactType)
 	if err := j.fit(ctx, c); err != nil {
 		return nil, err
-	}
-	if c.rank, err = j.n.policy.Judge(ctx, j.img, c); err != nil {
-		return nil, reason.Wrap(reason.Disabled, err)
 	}
 	return c, nil
 }

@@ -36,9 +36,10 @@ const (
 
 // finder asks one repository what is attached to a digest.
 type finder struct {
-	n    *Negotiator
-	repo *registry.Repository
-	log  *zap.Logger
+	n      *Negotiator
+	repo   *registry.Repository
+	legacy LegacyMode
+	log    *zap.Logger
 }
 
 // listKey names a remembered list. The repository's name includes its host.
@@ -102,10 +103,9 @@ func (l *lookahead) stop() {
 }
 
 func (f *finder) ask(ctx context.Context, subject digest.Digest) listing {
-	mode := f.n.legacy(f.repo.Registry())
-	if mode != LegacyOn {
+	if f.legacy != LegacyOn {
 		found := f.current(ctx, subject)
-		if mode == LegacyAuto && len(found.entries) == 0 {
+		if f.legacy == LegacyAuto && len(found.entries) == 0 {
 			found.merge(f.former(ctx, subject))
 		}
 		return found

@@ -31,10 +31,14 @@ const (
 type Options struct {
 	Client      *registry.Client
 	Recognisers []Recogniser // nil: Recognisers()
-	Policy      Policy       // nil: every sound candidate is allowed
-	// LegacyORAS says for a registry's host, as in image references, whether its
-	// pre-OCI endpoints are asked. nil: LegacyOff for all.
-	LegacyORAS       func(host string) LegacyMode
+	Policy      Policy       // nil: the zero Rules for every repository
+	// Attachable says why this node cannot attach a format, nil if it can. nil:
+	// it can attach all of them.
+	Attachable func(format string) error
+	// VerifyImage is asked whether an image may be used at all, beside discovery;
+	// an error keeps every form of it from being chosen. top is what the reference
+	// names. nil: every image may be used.
+	VerifyImage      func(ctx context.Context, reference string, top ocispec.Descriptor) error
 	DiscoveryTimeout time.Duration    // 0: DefaultDiscoveryTimeout
 	Log              *zap.Logger      // nil: silent
 	Now              func() time.Time // nil: time.Now
@@ -47,7 +51,8 @@ type Negotiator struct {
 	recognisers []Recogniser
 	legacyTypes []string
 	policy      Policy
-	legacy      func(host string) LegacyMode
+	attachable  func(format string) error
+	verifyImage func(ctx context.Context, reference string, top ocispec.Descriptor) error
 	timeout     time.Duration
 	log         *zap.Logger
 
@@ -62,10 +67,13 @@ func New(opts Options) *Negotiator {
 		opts.Recognisers = Recognisers()
 	}
 	if opts.Policy == nil {
-		opts.Policy = PolicyFunc(takeAll)
+		opts.Policy = Uniform(Rules{})
 	}
-	if opts.LegacyORAS == nil {
-		opts.LegacyORAS = func(string) LegacyMode { return LegacyOff }
+	if opts.Attachable == nil {
+		opts.Attachable = func(string) error { return nil }
+	}
+	if opts.VerifyImage == nil {
+		opts.VerifyImage = func(context.Context, string, ocispec.Descriptor) error { return nil }
 	}
 	if opts.DiscoveryTimeout == 0 {
 		opts.DiscoveryTimeout = DefaultDiscoveryTimeout
@@ -77,8 +85,8 @@ func New(opts Options) *Negotiator {
 		opts.Now = time.Now
 	}
 	n := &Negotiator{
-		client: opts.Client, recognisers: opts.Recognisers, policy: opts.Policy, legacy: opts.LegacyORAS,
-		timeout: opts.DiscoveryTimeout, log: opts.Log,
+		client: opts.Client, recognisers: opts.Recognisers, policy: opts.Policy,
+		attachable: opts.Attachable, verifyImage: opts.VerifyImage, timeout: opts.DiscoveryTimeout, log: opts.Log,
 		lists:     newLRU[listKey, listing](listCacheEntries, opts.Now),
 		support:   supportBook{newLRU[supportKey, verdict](supportCacheSize, opts.Now)},
 		artifacts: newLRU[artifactKey, []byte](artifactCacheBytes, opts.Now),
@@ -118,8 +126,9 @@ func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
 	plan := &Plan{Image: Image{
 		Reference: named.String(), Repository: named.Name(), Documents: map[digest.Digest][]byte{},
 	}}
-	j := &judge{n: n, repo: repo, wanted: wanted, match: platforms.Only(wanted)}
-	j.finder = &finder{n: n, repo: repo, log: n.log}
+	plan.Rules = n.policy.Rules(plan.Image.Repository)
+	j := &judge{n: n, repo: repo, rules: plan.Rules, wanted: wanted, match: platforms.Only(wanted)}
+	j.finder = &finder{n: n, repo: repo, legacy: plan.Rules.LegacyORAS, log: n.log}
 	r := &resolver{repo: repo, platform: j.match, expect: func(d digest.Digest) {
 		j.early = j.finder.ahead(ctx, d, n.timeout)
 	}}

@@ -17,6 +17,11 @@ type Plan struct {
 	Rejected []Rejection // in the order in which they were looked at
 	Reason   reason.Code // why there is no Chosen; None where there is
 	Detail   string      // the same as one sentence for a person
+	Rules    *Rules      // of the policy, for the image's repository
+	// Vouched are the artifacts that this repository attaches to this image and
+	// that the policy lets pass, the chosen one among them: on their word a layer
+	// may stand that another repository brought here.
+	Vouched []digest.Digest
 }
 
 // Lazy tells whether there is an accelerated form to attach.
@@ -53,6 +58,15 @@ type Candidate struct {
 	Layers       []ocispec.Descriptor // lazily readable blobs, bottom first
 	Prefetch     *ocispec.Descriptor  // a trace or priority list, where the form has one
 	Fit          Fit                  // how Layers stand to the image's layers
+
+	// Bound: the image's own digest covers the form, so it needs no other trust.
+	Bound bool
+	// Foreign: the form holds a file-system image that the kernel parses as it is.
+	Foreign bool
+	// Signer is who vouches for the form, nil where nobody was asked for; Proof is
+	// the signature that says so.
+	Signer *Signer
+	Proof  *Signature
 
 	rank       int // by policy, lower first
 	preference int // by the recogniser, lower first

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -28,8 +29,8 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	}
 	negotiator := negotiate.New(negotiate.Options{
 		Client:     d.registry,
-		Policy:     negotiate.PolicyFunc(attachable(d.volumes)),
-		LegacyORAS: legacyMode(config.Registry.LegacyORAS),
+		Policy:     policyOf(config),
+		Attachable: attachable(d.volumes),
 		Log:        log,
 	})
 	return fallback.New(planner{negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}}, journal, log, fallback.Options{
@@ -43,23 +44,24 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	}), nil
 }
 
-// attachable lets pass what this node has a reader for.
-func attachable(volumes *volume.Manager) func(context.Context, *negotiate.Image, *negotiate.Candidate) (int, error) {
-	return func(_ context.Context, _ *negotiate.Image, c *negotiate.Candidate) (int, error) {
-		if !volumes.CanOpen(c.Format) {
-			return 0, reason.Errorf(reason.NotAttachable, "this node has no reader for %s", c.Format)
+// attachable tells what this node has no reader for.
+func attachable(volumes *volume.Manager) func(format string) error {
+	return func(format string) error {
+		if !volumes.CanOpen(format) {
+			return reason.Errorf(reason.NotAttachable, "this node has no reader for %s", format)
 		}
-		return 0, nil
+		return nil
 	}
 }
 
-func legacyMode(hosts []string) func(string) negotiate.LegacyMode {
-	return func(host string) negotiate.LegacyMode {
-		if slices.Contains(hosts, host) || slices.Contains(hosts, "*") {
-			return negotiate.LegacyOn
+func policyOf(config *configs.Config) negotiate.Policy {
+	return negotiate.PolicyFunc(func(repository string) *negotiate.Rules {
+		host, _, _ := strings.Cut(repository, "/")
+		if slices.Contains(config.Registry.LegacyORAS, host) || slices.Contains(config.Registry.LegacyORAS, "*") {
+			return &negotiate.Rules{LegacyORAS: negotiate.LegacyOn}
 		}
-		return negotiate.LegacyOff
-	}
+		return &negotiate.Rules{}
+	})
 }
 
 // planner lets the guard ask the negotiator.

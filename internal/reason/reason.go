@@ -48,6 +48,16 @@ const (
 	ArtifactInvalid Code = "artifact-invalid" // the artifact's manifest breaks its format's rules
 	LayerMismatch   Code = "layer-mismatch"   // its layers do not fit the image's config
 
+	// Policy and trust.
+	TooSmall           Code = "too-small"           // the image is smaller than policy wants lazy ones to be
+	FormatNotAllowed   Code = "format-not-allowed"  // policy does not list the format
+	ForeignFilesystem  Code = "foreign-filesystem"  // policy keeps foreign file-system images from the kernel
+	Unsigned           Code = "unsigned"            // policy wants a signature and there is none
+	SignatureUntrusted Code = "signature-untrusted" // the signer is not trusted, has expired or was revoked
+	SignatureInvalid   Code = "signature-invalid"   // the signature is broken, or of something else
+	ImageDenied        Code = "image-denied"        // an image verifier of containerd's denies the image
+	Unvouched          Code = "unvouched"           // a layer stands on the word of a repository that this one does not confirm
+
 	// Volume.
 	FormatCorrupt Code = "format-corrupt" // a layer's bytes break the format
 	AttachFailed  Code = "attach-failed"  // the kernel refused the mount
