@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -250,48 +249,6 @@ func TestEqualsAreDecidedByDigest(t *testing.T) {
 	}
 }
 
-func TestPolicyHasTheLastWord(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		judge func(c *negotiate.Candidate) (int, error)
-		want  string // created in this year
-		code  reason.Code
-	}{
-		"prefers the older": {func(c *negotiate.Candidate) (int, error) { return c.Created.Year(), nil }, "2025", ""},
-		"forbids the newer": {func(c *negotiate.Candidate) (int, error) {
-			if c.Created.Year() == 2026 {
-				return 0, reason.Errorf(reason.NotAttachable, "no driver")
-			}
-			return 0, nil
-		}, "2025", ""},
-		"forbids all, with a code":    {func(*negotiate.Candidate) (int, error) { return 0, reason.Errorf(reason.NotAttachable, "no driver") }, "", reason.NotAttachable},
-		"forbids all, without a code": {func(*negotiate.Candidate) (int, error) { return 0, errors.New("no") }, "", reason.Disabled},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			reg := regtest.New(t, regtest.Options{})
-			img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
-			for _, year := range []string{"2025", "2026"} {
-				form{artifactType: typeNative, layers: 2, created: year + "-01-01T00:00:00Z"}.attach(t, reg, "app", img.Descriptor)
-			}
-			policy := negotiate.PolicyFunc(func(_ context.Context, got *negotiate.Image, c *negotiate.Candidate) (int, error) {
-				if got.Repository != reg.Host()+"/app" || got.Manifest.Digest != img.Descriptor.Digest {
-					t.Errorf("judged %+v", got)
-				}
-				return tc.judge(c)
-			})
-			p := plan(t, newNegotiator(t, negotiate.Options{Policy: policy}), reg.Ref("app", "1"))
-			var year string
-			if p.Lazy() {
-				year = fmt.Sprint(p.Chosen.Created.Year())
-			}
-			if year != tc.want || p.Reason != tc.code {
-				t.Errorf("chosen of %q (%s: %s), want %q (%s)", year, p.Reason, p.Detail, tc.want, tc.code)
-			}
-		})
-	}
-}
-
 func TestOlderORASVariantHoldsAManifest(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]bool{"manifest is there": false, "manifest is not": true} {
@@ -314,7 +271,7 @@ func TestOlderORASVariantHoldsAManifest(t *testing.T) {
 			if lose {
 				reg.Inject(regtest.Fault{Match: regtest.Path(inner.Digest.String()), Status: 404})
 			}
-			p := plan(t, newNegotiator(t, negotiate.Options{LegacyORAS: legacy(negotiate.LegacyOn)}), reg.Ref("app", "1"))
+			p := plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(negotiate.LegacyOn)}), reg.Ref("app", "1"))
 			switch {
 			case lose && p.Reason != reason.NotFound:
 				t.Errorf("%s: %s", p.Reason, p.Detail)
@@ -428,7 +385,7 @@ func TestManifestOfThePlatformIsAskedBeforeTheIndex(t *testing.T) {
 func TestPlansSideBySideAgree(t *testing.T) {
 	t.Parallel()
 	reg := regtest.New(t, regtest.Options{Features: &regtest.Features{Referrers: true, ORASv1: true, ORASPush: true, PageSize: 2}})
-	n := newNegotiator(t, negotiate.Options{LegacyORAS: legacy(negotiate.LegacyOn)})
+	n := newNegotiator(t, negotiate.Options{Policy: legacy(negotiate.LegacyOn)})
 	const images, plans = 4, 8
 	want := map[string]digest.Digest{}
 	for i := range images {

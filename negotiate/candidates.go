@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -32,14 +33,17 @@ type subject struct {
 
 // judge turns a list of referrers into candidates and rejections.
 type judge struct {
-	n      *Negotiator
-	repo   *registry.Repository
-	rules  *Rules
-	img    *Image
-	wanted ocispec.Platform
-	match  platforms.MatchComparer
-	finder *finder
-	early  *lookahead // nil where nothing was asked in advance
+	n        *Negotiator
+	repo     *registry.Repository
+	rules    *Rules
+	img      *Image
+	original Original
+	wanted   ocispec.Platform
+	match    platforms.MatchComparer
+	finder   *finder
+	early    *lookahead // nil where nothing was asked in advance
+
+	signatures sync.Map // of digest.Digest: func() gathered
 }
 
 // attached lists what is attached to d.
@@ -57,23 +61,10 @@ type outcome struct {
 }
 
 // consider looks at every entry. Those whose type a recogniser claims are
-// fetched first; nameless ones only if none of those will do.
+// fetched first, unless node or policy rule out their format; nameless ones only
+// if none of those will do.
 func (j *judge) consider(ctx context.Context, list listing, s subject) (candidates []*Candidate, rejected []Rejection) {
-	var claimed, nameless []entry
-	for _, e := range list.entries {
-		if _, ok := claim(j.n.recognisers, e.artifactType); ok {
-			claimed = append(claimed, e)
-		} else if slices.Contains(namelessTypes, e.artifactType) {
-			nameless = append(nameless, e)
-		} else {
-			rejected = append(rejected, e.rejection(reason.NoMatch, describeOther(e.artifactType)))
-		}
-	}
-	slices.SortStableFunc(claimed, func(a, b entry) int {
-		pa, _ := claim(j.n.recognisers, a.artifactType)
-		pb, _ := claim(j.n.recognisers, b.artifactType)
-		return cmp.Compare(pa, pb)
-	})
+	claimed, nameless, rejected := j.sort(list)
 	for _, group := range [...][]entry{claimed, nameless} {
 		if len(candidates) > 0 {
 			rejected = append(rejected, skipped(group, "not looked at: a form that says what it is was found")...)
@@ -90,6 +81,34 @@ func (j *judge) consider(ctx context.Context, list listing, s subject) (candidat
 		}
 	}
 	return candidates, rejected
+}
+
+// sort parts what a recogniser claims, the preferred types first, from what does
+// not say what it is, and from what cannot be used.
+func (j *judge) sort(list listing) (claimed, nameless []entry, rejected []Rejection) {
+	for _, e := range list.entries {
+		claimant, _ := claim(j.n.recognisers, e.artifactType)
+		switch {
+		case claimant != nil:
+			if err := j.allow(claimant.Format()); err != nil {
+				r := e.rejection(reason.Of(err), err.Error())
+				r.Format = claimant.Format()
+				rejected = append(rejected, r)
+				continue
+			}
+			claimed = append(claimed, e)
+		case slices.Contains(namelessTypes, e.artifactType):
+			nameless = append(nameless, e)
+		default:
+			rejected = append(rejected, e.rejection(reason.NoMatch, describeOther(e.artifactType)))
+		}
+	}
+	slices.SortStableFunc(claimed, func(a, b entry) int {
+		_, pa := claim(j.n.recognisers, a.artifactType)
+		_, pb := claim(j.n.recognisers, b.artifactType)
+		return cmp.Compare(pa, pb)
+	})
+	return claimed, nameless, rejected
 }
 
 func skipped(entries []entry, detail string) []Rejection {
@@ -112,17 +131,18 @@ func (j *judge) fetchAll(ctx context.Context, entries []entry, s subject) []outc
 	for i, e := range entries {
 		g.Go(func() error {
 			c, err := j.examine(ctx, e, s)
-			if err != nil {
-				r := e.rejection(reason.Of(err), err.Error())
-				if errors.Is(err, ErrNotMine) {
-					r.Reason, r.Detail = reason.NoMatch, describeOther(e.artifactType)
-				} else if _, ok := claim(j.n.recognisers, e.artifactType); ok {
-					r.Format = j.n.formatOf(e.artifactType)
-				}
-				outcomes[i].rejection = &r
+			if err == nil {
+				outcomes[i].candidate = c
 				return nil
 			}
-			outcomes[i].candidate = c
+			r := e.rejection(reason.Of(err), err.Error())
+			if claimant, _ := claim(j.n.recognisers, e.artifactType); claimant != nil {
+				r.Format = claimant.Format()
+			}
+			if errors.Is(err, ErrNotMine) {
+				r.Reason, r.Detail = reason.NoMatch, describeOther(e.artifactType)
+			}
+			outcomes[i].rejection = &r
 			return nil
 		})
 	}
@@ -130,8 +150,14 @@ func (j *judge) fetchAll(ctx context.Context, entries []entry, s subject) []outc
 	return outcomes
 }
 
-// examine fetches one artifact and takes it as a candidate, or says why not.
+// examine fetches one artifact, and its signatures if they will be wanted, and
+// takes it as a candidate or says why not.
 func (j *judge) examine(ctx context.Context, e entry, s subject) (*Candidate, error) {
+	if j.rules.mayWantSignature() {
+		var ahead sync.WaitGroup
+		ahead.Go(func() { j.signaturesOf(ctx, e.descriptor()) }) // remembered
+		defer ahead.Wait()
+	}
 	m, err := j.fetch(ctx, e.descriptor())
 	if err != nil {
 		return nil, err
@@ -142,21 +168,24 @@ func (j *judge) examine(ctx context.Context, e entry, s subject) (*Candidate, er
 	if m.Subject.Digest != s.descriptor.Digest {
 		return nil, reason.Errorf(reason.SubjectMismatch, "the artifact is attached to %s, not to %s", m.Subject.Digest, s.descriptor.Digest)
 	}
-	artifactType := m.ArtifactType
+	artifactType, signable := m.ArtifactType, []ocispec.Descriptor{m.Descriptor}
 	if m, err = j.forPlatform(ctx, m, s); err != nil {
 		return nil, err
+	}
+	if m.Descriptor.Digest != signable[0].Digest {
+		signable = append(signable, m.Descriptor) // in an index, which covers it
 	}
 	c, err := j.recognise(ctx, m)
 	if err != nil {
 		return nil, err
 	}
-	c.Artifact, c.ArtifactType, c.Subject = m.Descriptor, artifactType, s.descriptor.Digest
+	c.Artifact, c.ArtifactType, c.Subject, c.signable = m.Descriptor, artifactType, s.descriptor.Digest, signable
 	c.Found, c.Created = e.found, created(m.Annotations)
-	c.preference, _ = claim(j.n.recognisers, artifactType)
+	_, c.preference = claim(j.n.recognisers, artifactType)
 	if err := j.fit(ctx, c); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, j.admit(c)
 }
 
 // forPlatform picks the manifest for this platform out of an artifact that is an
@@ -173,7 +202,7 @@ func (j *judge) forPlatform(ctx context.Context, m *Manifest, s subject) (*Manif
 		if chosen.Subject != nil && chosen.Subject.Digest != j.img.Manifest.Digest {
 			return nil, reason.Errorf(reason.SubjectMismatch, "its manifest for this platform is attached to %s, not to %s", chosen.Subject.Digest, j.img.Manifest.Digest)
 		}
-		if _, ok := claim(j.n.recognisers, chosen.ArtifactType); !ok {
+		if claimant, _ := claim(j.n.recognisers, chosen.ArtifactType); claimant == nil {
 			chosen.ArtifactType = m.ArtifactType
 		}
 		return chosen, nil

@@ -46,15 +46,21 @@ type finder struct {
 type listKey struct {
 	repository string
 	subject    digest.Digest
+	found      Discovery // FoundCosignTag, or "" for all that list referrers
 }
 
-// find lists what is attached to subject, by every way that is enabled for the host.
+// find lists what is attached to subject, by every way that is enabled for the
+// repository.
 func (f *finder) find(ctx context.Context, subject digest.Digest) listing {
-	key := listKey{f.repo.Name(), subject}
+	return f.remember(listKey{repository: f.repo.Name(), subject: subject}, func() listing { return f.ask(ctx, subject) })
+}
+
+// remember asks unless the answer is known.
+func (f *finder) remember(key listKey, ask func() listing) listing {
 	if known, ok := f.n.lists.get(key); ok {
 		return known
 	}
-	found := f.ask(ctx, subject)
+	found := ask()
 	found.order()
 	if found.problem == nil {
 		ttl := presentTTL

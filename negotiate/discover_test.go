@@ -182,7 +182,7 @@ func TestLegacyEndpoints(t *testing.T) {
 			if tc.fault != nil {
 				reg.Inject(*tc.fault)
 			}
-			p := plan(t, newNegotiator(t, negotiate.Options{LegacyORAS: legacy(tc.mode)}), reg.Ref("app", "1"))
+			p := plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(tc.mode)}), reg.Ref("app", "1"))
 			if tc.want == "" {
 				if p.Lazy() {
 					t.Errorf("found by %s", p.Chosen.Found)
@@ -211,7 +211,7 @@ func TestOrdinaryRegistriesAreNotAskedForLegacy(t *testing.T) {
 			reg := regtest.New(t, regtest.Options{})
 			img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
 			form{artifactType: typeNative, layers: 2}.attach(t, reg, "app", img.Descriptor)
-			plan(t, newNegotiator(t, negotiate.Options{LegacyORAS: legacy(mode)}), reg.Ref("app", "1"))
+			plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(mode)}), reg.Ref("app", "1"))
 			if n, _ := reg.Count(func(e regtest.Entry) bool { return strings.Contains(e.Path, "oras") }); n != 0 {
 				t.Errorf("%d legacy requests: %q", n, requests(reg))
 			}
@@ -250,7 +250,7 @@ func TestEveryPageIsRead(t *testing.T) {
 			last := f
 			last.created = "2026-01-01T00:00:00Z" // newest
 			want := last.attach(t, reg, "app", img.Descriptor)
-			p := plan(t, newNegotiator(t, negotiate.Options{LegacyORAS: legacy(negotiate.LegacyOn)}), reg.Ref("app", "1"))
+			p := plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(negotiate.LegacyOn)}), reg.Ref("app", "1"))
 			if !p.Lazy() || p.Chosen.Artifact.Digest != want.Digest {
 				t.Errorf("%s: %s, chosen %+v", p.Reason, p.Detail, p.Chosen)
 			}

@@ -75,6 +75,18 @@ func (r *resolver) resolve(ctx context.Context, img *Image, tagOrDigest string) 
 	return nil
 }
 
+// original decodes the image's own documents again.
+func (img *Image) original(platform ocispec.Platform) (o Original, err error) {
+	o.Platform = platform
+	if o.Manifest, err = DecodeManifest(img.Manifest.MediaType, img.Documents[img.Manifest.Digest]); err != nil {
+		return o, err
+	}
+	if img.Index != nil {
+		o.Index, err = DecodeManifest(img.Index.MediaType, img.Documents[img.Index.Digest])
+	}
+	return o, err
+}
+
 // fetchTop asks once, by tag or digest, for what the reference names.
 func (r *resolver) fetchTop(ctx context.Context, tagOrDigest string) (*Manifest, []byte, error) {
 	capability := registry.Resolve

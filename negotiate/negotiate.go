@@ -129,9 +129,10 @@ func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
 	plan.Rules = n.policy.Rules(plan.Image.Repository)
 	j := &judge{n: n, repo: repo, rules: plan.Rules, wanted: wanted, match: platforms.Only(wanted)}
 	j.finder = &finder{n: n, repo: repo, legacy: plan.Rules.LegacyORAS, log: n.log}
-	r := &resolver{repo: repo, platform: j.match, expect: func(d digest.Digest) {
-		j.early = j.finder.ahead(ctx, d, n.timeout)
-	}}
+	r := &resolver{repo: repo, platform: j.match}
+	if !plan.Rules.none() {
+		r.expect = func(d digest.Digest) { j.early = j.finder.ahead(ctx, d, n.timeout) }
+	}
 	err = r.resolve(ctx, &plan.Image, tagOrDigest)
 	if j.early != nil {
 		defer j.early.stop()
@@ -152,10 +153,16 @@ func (n *Negotiator) complete(ctx context.Context, plan *Plan, j *judge) error {
 	known := plan.Image
 	known.Documents = nil
 	j.img = &known
+	var err error
+	if j.original, err = plan.Image.original(j.wanted); err != nil {
+		return err
+	}
 
 	g, gctx := errgroup.WithContext(ctx) // waited for below
 	g.Go(func() error { return loadConfig(gctx, j.repo, &plan.Image) })
 	var found decision
+	var denied error
+	g.Go(func() error { denied = n.verifyImage(gctx, known.Reference, known.top()); return nil })
 	g.Go(func() error {
 		dctx, cancel := context.WithTimeout(gctx, n.timeout)
 		defer cancel()
@@ -165,8 +172,11 @@ func (n *Negotiator) complete(ctx context.Context, plan *Plan, j *judge) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	plan.Chosen, plan.Rejected = found.chosen, found.rejected
+	plan.Chosen, plan.Rejected, plan.Vouched = found.chosen, found.rejected, found.vouched
 	plan.Reason, plan.Detail = found.reason, found.detail
+	if denied != nil {
+		plan.deny(denied)
+	}
 	n.log.Debug("image planned", zap.String("ref", plan.Image.Reference),
 		zap.Bool("lazy", plan.Lazy()), zap.String("reason", string(plan.Reason)), zap.Int("rejected", len(plan.Rejected)))
 	return nil
@@ -175,50 +185,41 @@ func (n *Negotiator) complete(ctx context.Context, plan *Plan, j *judge) error {
 // decision is the outcome of discovery.
 type decision struct {
 	chosen   *Candidate
+	vouched  []digest.Digest
 	rejected []Rejection
 	reason   reason.Code
 	detail   string
 }
 
-// decide asks what is attached to the platform's manifest and, if none of that
-// will do, to the index.
+// decide looks for forms in the image itself and among what is attached to the
+// platform's manifest; if none of those will do, to the index.
 func (n *Negotiator) decide(ctx context.Context, j *judge) decision {
 	var d decision
-	if len(j.img.Layers) == 0 {
-		d.reason, d.detail = reason.NoMatch, "the image has no layers"
+	if err := j.worthwhile(); err != nil {
+		d.reason, d.detail = reason.Of(err), err.Error()
 		return d
 	}
 	subjects := []subject{{descriptor: j.img.Manifest}}
 	if j.img.Index != nil {
 		subjects = append(subjects, subject{descriptor: *j.img.Index, isIndex: true})
 	}
+	candidates, rejected := j.inPlace()
+	d.rejected = rejected
 	var problem error
 	for _, s := range subjects {
 		list := j.attached(ctx, s.descriptor.Digest)
 		if problem == nil {
 			problem = list.problem
 		}
-		candidates, rejected := j.consider(ctx, list, s)
+		found, rejected := j.consider(ctx, list, s)
 		d.rejected = append(d.rejected, rejected...)
-		if len(candidates) > 0 {
-			d.choose(candidates)
+		if j.choose(ctx, &d, append(candidates, found...)); d.chosen != nil {
 			return d
 		}
+		candidates = nil
 	}
 	d.explain(problem)
 	return d
-}
-
-// choose takes the best candidate; the others are rejections that say what was preferred.
-func (d *decision) choose(candidates []*Candidate) {
-	rank(candidates)
-	d.chosen = candidates[0]
-	for _, c := range candidates[1:] {
-		d.rejected = append(d.rejected, Rejection{
-			Artifact: c.Artifact, ArtifactType: c.ArtifactType, Format: c.Format, Found: c.Found, Reason: reason.LowerRanked,
-			Detail: fmt.Sprintf("%s %s was preferred", d.chosen.Format, d.chosen.Artifact.Digest),
-		})
-	}
 }
 
 // explain states in one sentence why nothing was chosen. What befell a form that
@@ -242,14 +243,4 @@ func (d *decision) explain(problem error) {
 	default:
 		d.reason, d.detail = reason.NoReferrers, "nothing is attached to the image"
 	}
-}
-
-// formatOf names the format that claims artifactType.
-func (n *Negotiator) formatOf(artifactType string) string {
-	for _, r := range n.recognisers {
-		if _, ok := claim([]Recogniser{r}, artifactType); ok {
-			return r.Format()
-		}
-	}
-	return ""
 }

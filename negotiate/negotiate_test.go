@@ -136,8 +136,8 @@ func (f form) attach(t testing.TB, reg *regtest.Registry, repo string, subject o
 	return d
 }
 
-func legacy(mode negotiate.LegacyMode) func(string) negotiate.LegacyMode {
-	return func(string) negotiate.LegacyMode { return mode }
+func legacy(mode negotiate.LegacyMode) negotiate.Policy {
+	return negotiate.Uniform(negotiate.Rules{LegacyORAS: mode})
 }
 
 // requests are the logged requests as "METHOD path?query", without digests' tails.

@@ -65,7 +65,7 @@ func (o overlaybd) Recognise(ctx context.Context, a Artifact) (*Candidate, error
 			return nil, ErrNotMine
 		}
 	}
-	c := &Candidate{Format: o.Format(), Config: config}
+	c := &Candidate{Format: o.Format(), Config: config, Foreign: true}
 	if err := c.takeLayers(layers); err != nil {
 		return nil, reason.Wrap(reason.ArtifactInvalid, err)
 	}

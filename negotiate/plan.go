@@ -68,8 +68,9 @@ type Candidate struct {
 	Signer *Signer
 	Proof  *Signature
 
-	rank       int // by policy, lower first
-	preference int // by the recogniser, lower first
+	signable   []ocispec.Descriptor // what a signature may be of to cover the form
+	rank       int                  // by policy, lower first
+	preference int                  // by the recogniser, lower first
 }
 
 // Fit says which prefixes of a candidate's layers are prefixes of the image.
@@ -89,12 +90,14 @@ const (
 // Discovery names the way in which a referrer was found.
 type Discovery string
 
-// The ways, newest first.
+// The ways.
 const (
 	FoundReferrersAPI Discovery = "referrers-api" // OCI distribution-spec 1.1
 	FoundTagSchema    Discovery = "tag-schema"    // its fallback tag
 	FoundORASv2       Discovery = "oras-v2"       // /v2/<name>/_oras/artifacts/referrers
 	FoundORASv1       Discovery = "oras-v1"       // /oras/artifacts/v1/<name>/manifests/<digest>/referrers
+	FoundInPlace      Discovery = "in-place"      // in the image's own manifest or index
+	FoundCosignTag    Discovery = "cosign-tag"    // the tag <algorithm>-<hex>.sig, for signatures alone
 )
 
 // Rejection is a referrer that was looked at and not taken.

@@ -74,7 +74,7 @@ func TestRedisExample(t *testing.T) {
 			if _, err := reg.PutManifest("redis", "", regtest.MediaTypeORASArtifact, attached); err != nil {
 				t.Fatal(err)
 			}
-			p := plan(t, newNegotiator(t, negotiate.Options{LegacyORAS: legacy(negotiate.LegacyOn)}), reg.Ref("redis", "latest"))
+			p := plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(negotiate.LegacyOn)}), reg.Ref("redis", "latest"))
 			if !p.Lazy() {
 				t.Fatalf("%s: %s", p.Reason, p.Detail)
 			}

@@ -34,23 +34,42 @@ type Artifact struct {
 	Fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)
 }
 
+// InPlaceRecogniser is what a Recogniser may also be: its family can stand in the
+// image itself, where the image's own digest covers it and no request is needed
+// to find it.
+type InPlaceRecogniser interface {
+	Recogniser
+	// RecogniseInPlace returns the form of this family that o holds. It returns
+	// ErrNotMine where there is none, and an error with a reason.Code for one that
+	// cannot be used. Candidate.Artifact is the image's manifest, or the entry of
+	// the index that is the form; layers may be left to whoever opens it.
+	RecogniseInPlace(o Original) (*Candidate, error)
+}
+
+// Original is the image as its registry serves it to everyone.
+type Original struct {
+	Index    *Manifest // nil where the reference names a manifest
+	Manifest *Manifest // for this platform
+	Platform ocispec.Platform
+}
+
 // ErrNotMine says that an artifact belongs to no form that a recogniser knows.
 var ErrNotMine = errors.New("artifact of another kind")
 
 // Recognisers returns those built in, the preferred first.
 func Recognisers() []Recogniser { return []Recogniser{overlaybd{}} }
 
-// claim returns the position of artifactType among all types of all recognisers,
-// and whether there is one.
-func claim(recognisers []Recogniser, artifactType string) (preference int, ok bool) {
+// claim returns the recogniser of artifactType, nil if there is none, and the
+// position of the type among all types of all recognisers.
+func claim(recognisers []Recogniser, artifactType string) (claimant Recogniser, preference int) {
 	for _, r := range recognisers {
 		types := r.ArtifactTypes()
 		if i := slices.Index(types, artifactType); i >= 0 {
-			return preference + i, true
+			return r, preference + i
 		}
 		preference += len(types)
 	}
-	return preference, false
+	return nil, preference
 }
 
 // namelessTypes say nothing about what an artifact is: the manifest has to be looked at.

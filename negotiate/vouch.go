@@ -1,0 +1,104 @@
+package negotiate
+
+import (
+	"context"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/internal/reason"
+)
+
+// vouch has somebody whom the rules trust vouch for c, or says why nobody does.
+func (j *judge) vouch(ctx context.Context, c *Candidate) error {
+	if len(j.rules.Verifiers) == 0 {
+		return reason.Errorf(reason.Unsigned, "%s wants a signature and names nobody to trust", j.rules.said())
+	}
+	var all gathered
+	var refused error
+	for _, d := range c.signable {
+		found := j.signaturesOf(ctx, d)
+		signer, proof, err := j.verify(ctx, d, found.signatures)
+		if err == nil && signer != nil {
+			c.Signer, c.Proof = signer, proof
+			return nil
+		}
+		refused = worse(refused, err)
+		all.signatures = append(all.signatures, found.signatures...)
+		if found.strange != "" {
+			all.strange = found.strange
+		}
+		if all.problem == nil {
+			all.problem = found.problem
+		}
+	}
+	switch {
+	case refused != nil:
+		return refused
+	case all.problem != nil:
+		return fmt.Errorf("read its signatures: %w", reason.Wrap(reason.RegistryError, all.problem))
+	case all.strange != "":
+		return reason.Errorf(reason.Unsigned, "it is signed with %s only, which no trust store of %s accepts", all.strange, j.rules.said())
+	case !c.Bound && j.imageSigned(ctx):
+		return reason.Errorf(reason.Unsigned, "the image is signed, this form of it is not: a signature of the image does not cover what is attached to it")
+	default:
+		return reason.Errorf(reason.Unsigned, "%s wants a signature and it has none", j.rules.said())
+	}
+}
+
+// verify returns who of those trusted has signed d, nil if there is no signature.
+func (j *judge) verify(ctx context.Context, d ocispec.Descriptor, signatures []Signature) (*Signer, *Signature, error) {
+	target := Target{
+		Repository: j.img.Repository,
+		Descriptor: ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size},
+	}
+	var refused error
+	for _, s := range signatures {
+		for _, v := range j.rules.Verifiers {
+			if !v.Accepts(s.Kind) {
+				continue
+			}
+			signer, err := v.Verify(ctx, target, s)
+			if err == nil {
+				signer.Trust, signer.Kind, signer.Target, signer.Signature = v.Name(), s.Kind, target, s.Artifact.Digest
+				return &signer, &s, nil
+			}
+			refused = worse(refused, reason.Wrap(reason.SignatureInvalid, fmt.Errorf("trust store %s: %w", v.Name(), err)))
+		}
+	}
+	return nil, nil, refused
+}
+
+// worse keeps what tells more: a right signature of somebody not trusted rather
+// than a broken one, else the first.
+func worse(a, b error) error {
+	if a == nil || b != nil && reason.Of(a) != reason.SignatureUntrusted && reason.Of(b) == reason.SignatureUntrusted {
+		return b
+	}
+	return a
+}
+
+// imageSigned tells whether the lists seen so far show a signature of the image.
+func (j *judge) imageSigned(ctx context.Context) bool {
+	for _, e := range j.attached(ctx, j.img.Manifest.Digest).entries {
+		if signatureKind(e.artifactType) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// StillVouched judges a signature again that vouched for a form before: by the
+// rules of now, for an image in repository. It returns an error that says why it
+// does not count.
+func (r *Rules) StillVouched(ctx context.Context, repository string, signer *Signer, proof *Signature) error {
+	if signer == nil || proof == nil {
+		return reason.Errorf(reason.Unsigned, "nobody signed it")
+	}
+	j := &judge{rules: r, img: &Image{Repository: repository}}
+	found, _, err := j.verify(ctx, signer.Target.Descriptor, []Signature{*proof})
+	if err == nil && found == nil {
+		err = reason.Errorf(reason.SignatureUntrusted, "no trust store of %s accepts %s signatures", r.said(), proof.Kind)
+	}
+	return err
+}
