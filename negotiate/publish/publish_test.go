@@ -47,7 +47,7 @@ func plan(t *testing.T, ref string, mode negotiate.LegacyMode) *negotiate.Plan {
 	t.Helper()
 	client := registry.New(registry.Options{HostDirs: []string{t.TempDir()}})
 	t.Cleanup(func() { _ = client.Close() })
-	n := negotiate.New(negotiate.Options{Client: client, LegacyORAS: func(string) negotiate.LegacyMode { return mode }})
+	n := negotiate.New(negotiate.Options{Client: client, Policy: negotiate.Uniform(negotiate.Rules{LegacyORAS: mode})})
 	p, err := n.Plan(t.Context(), negotiate.Request{Reference: ref, Platform: amd64})
 	if err != nil {
 		t.Fatal(err)
