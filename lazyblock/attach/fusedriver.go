@@ -121,10 +121,14 @@ func (d *fuseDriver) Adopt(id string, volume lazyblock.Volume, target string) (b
 	if !d.resumed {
 		return false, nil
 	}
-	if mounted, err := mountinfo.Mounted(target); err != nil || !mounted {
-		return false, ignoreMissing(err)
+	mounted, err := mountinfo.Mounted(target)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
 	}
-	_, _, err := d.serve(id, volume)
+	if err != nil || !mounted {
+		return false, err
+	}
+	_, _, err = d.serve(id, volume)
 	return err == nil, err
 }
 
@@ -137,13 +141,6 @@ func (d *fuseDriver) Detach(id string, target string) error {
 }
 
 func (d *fuseDriver) Close() error { return d.server.Abandon() }
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
-}
 
 // remove stops serving the primary device and whatever extra devices there are.
 func (d *fuseDriver) remove(id string) {

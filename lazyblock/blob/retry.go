@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/referee-cri/referee/internal/pause"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 )
@@ -37,13 +38,13 @@ func (b *Blob) readAll(ctx context.Context, p []byte, off int64) (done int, err 
 		if told == nil || !errors.Is(err, errSilent) {
 			told = err
 		}
-		pause, again := t.next(ctx, err)
+		due, again := t.next(ctx, err)
 		if !again {
 			return done, told
 		}
 		b.opts.Log.Debug("trying a range again", zap.Stringer("digest", b.desc.Digest),
-			zap.Int64("off", off+int64(done)), zap.Duration("pause", pause), zap.Error(err))
-		if wait(ctx, pause) != nil {
+			zap.Int64("off", off+int64(done)), zap.Duration("pause", due), zap.Error(err))
+		if pause.For(ctx, due) != nil {
 			return done, told // says more than "deadline exceeded"
 		}
 	}
@@ -129,16 +130,4 @@ func retryAfter(err error) time.Duration {
 		return max(time.Until(at), 0)
 	}
 	return 0
-}
-
-// wait sleeps unless ctx ends first.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/referee-cri/referee/internal/pause"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
 )
@@ -207,7 +208,7 @@ func (d *device) readUntil(ctx context.Context, giveUp time.Time, p []byte, off 
 		if n == len(p) || errors.Is(err, io.EOF) || !again(err) || left <= 0 {
 			return n, err
 		}
-		if wait(ctx, min(backoff/2+rand.N(backoff/2+1), left)) != nil {
+		if pause.For(ctx, min(backoff/2+rand.N(backoff/2+1), left)) != nil {
 			return n, err
 		}
 	}
@@ -222,17 +223,5 @@ func (d *device) recovered(off int64, n int) {
 		if off <= g.off && g.end <= off+int64(n) {
 			d.given[i] = givenUp{}
 		}
-	}
-}
-
-// wait sleeps unless ctx ends first.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

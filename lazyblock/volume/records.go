@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,13 @@ func (r records) read(id string) (Spec, error) {
 	}
 	if got := spec.ID(); got != id {
 		return Spec{}, fmt.Errorf("read volume record %s: it describes volume %s", r.path(id), got)
+	}
+	if spec.Word != nil { // was indented with the rest
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, spec.Word); err != nil {
+			return Spec{}, fmt.Errorf("read volume record %s: %w", r.path(id), err)
+		}
+		spec.Word = compact.Bytes()
 	}
 	return spec, nil
 }

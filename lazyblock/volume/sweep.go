@@ -13,7 +13,7 @@ import (
 
 // Idle is a look at the volumes that nobody pins.
 type Idle struct {
-	pinned map[string]uint64 // how often each was ever pinned
+	pinned map[string]uint64 // Manager.pins when each was last pinned; 0: it is neither pinned nor mounted
 }
 
 // Idle looks which volumes nobody pins: those on record, and what a crash left

@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,13 +33,32 @@ import (
 	"github.com/referee-cri/referee/lazyblock/attach"
 )
 
-// Spec is all that is needed to open a volume again.
+// MaxWord bounds Spec.Word, in bytes: room for a signature with its certificates.
+const MaxWord = 64 << 10
+
+// maxVouchers bounds Spec.Vouchers. A node serves fewer repositories that hold
+// one image; more are somebody's game.
+const maxVouchers = 256
+
+// Spec is all that is needed to open a volume again, and on whose word it is
+// what it claims to be.
 type Spec struct {
 	Format     string               `json:"format"`
 	Repository string               `json:"repository"` // where its blobs are: "host/path"
 	Reference  string               `json:"reference"`  // the image it was first attached for, for people
 	Artifact   ocispec.Descriptor   `json:"artifact"`   // the referrer's manifest
 	Layers     []ocispec.Descriptor `json:"layers"`     // bottom first
+
+	// Chain is the chain ID whose content the volume is said to be. The word of
+	// Repository, Vouchers and Word is for that chain only: somebody else's image
+	// may claim the same layers to be another.
+	Chain digest.Digest `json:"chain,omitempty"`
+	// Vouchers are further repositories that attach the same artifact to an image
+	// with that chain.
+	Vouchers []string `json:"vouchers,omitempty"`
+	// Word is what else speaks for the artifact, JSON that only the caller
+	// understands; at most MaxWord bytes. White space in it may change.
+	Word json.RawMessage `json:"word,omitempty"`
 }
 
 // ID names the volume: the same layers in the same format are the same volume,
@@ -109,14 +129,16 @@ type Manager struct {
 	giveUpAfter time.Duration
 
 	mu      sync.Mutex
-	volumes map[string]*entry
+	volumes map[string]*entry // those that are pinned or mounted
+	pins    uint64            // how many pins there ever were
 }
 
 // entry is one volume. busy is held while it is mounted or unmounted.
 type entry struct {
+	id     string
 	busy   chan struct{} // capacity 1
 	pins   int           // under Manager.mu
-	pinned uint64        // how often it was ever pinned; under Manager.mu
+	pinned uint64        // Manager.pins when it was last pinned; under Manager.mu
 	opened *opened       // nil: not mounted; under busy and, for reading, Manager.mu
 }
 
@@ -166,6 +188,9 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 			unpin()
 		}
 	}()
+	if err := spec.check(); err != nil {
+		return nil, report, fmt.Errorf("mount volume %s: %w", id, err)
+	}
 	if err := e.lock(ctx); err != nil {
 		return nil, report, fmt.Errorf("wait for volume %s: %w", id, err)
 	}
@@ -240,15 +265,24 @@ func (m *Manager) Restore(ctx context.Context, ids []string) error {
 func (m *Manager) restore(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
+	e := m.pin(id)
+	defer m.unpin(e)
+	if err := e.lock(ctx); err != nil {
+		return fmt.Errorf("restore volume %s: %w", id, err)
+	}
+	defer e.unlock()
+	if e.opened != nil {
+		return nil // a pull was faster
+	}
 	spec, err := m.records.read(id)
 	if err != nil {
 		return fmt.Errorf("restore volume %s: %w", id, err)
 	}
-	release, _, err := m.Mount(ctx, spec, registry.Credentials{})
+	opened, err := m.mount(ctx, id, spec, registry.Credentials{}, &Report{})
 	if err != nil {
 		return fmt.Errorf("restore volume %s: %w", id, err)
 	}
-	release()
+	m.set(e, opened)
 	m.log.Info("volume mounted again", zap.String("volume", id), zap.String("ref", spec.Reference))
 	return nil
 }
@@ -288,18 +322,21 @@ func (m *Manager) pin(id string) *entry {
 	defer m.mu.Unlock()
 	e := m.volumes[id]
 	if e == nil {
-		e = &entry{busy: make(chan struct{}, 1)}
+		e = &entry{id: id, busy: make(chan struct{}, 1)}
 		m.volumes[id] = e
 	}
+	m.pins++
 	e.pins++
-	e.pinned++
+	e.pinned = m.pins
 	return e
 }
 
 func (m *Manager) unpin(e *entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.pins--
+	if e.pins--; e.pins == 0 && e.opened == nil {
+		delete(m.volumes, e.id)
+	}
 }
 
 func (m *Manager) set(e *entry, o *opened) {
