@@ -28,8 +28,8 @@
 // # What it never does
 //
 // It never changes a message, answers in containerd's place (except Unavailable
-// when containerd's socket does not), retries what containerd may have seen,
-// or fails a pull because of the Preparer. It knows nothing of registries,
+// when containerd's socket does not, and where the Preparer finds a pull unsafe)
+// or retries what containerd may have seen. It knows nothing of registries,
 // devices or snapshots.
 //
 // What does not pass, because gRPC makes it a matter of each hop: the user

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -23,6 +25,11 @@ type preparation struct {
 	prepared chan struct{} // closed: Prepare has returned
 	left     chan struct{} // closed: the last caller has gone
 	settled  chan struct{} // closed: settle has returned, the key is free
+
+	// What Prepare returned; to be read once prepared is closed.
+	confirm func(context.Context) error
+	settle  func(error)
+	refused error
 
 	// Guarded by preparations.mu.
 	callers   int
@@ -103,10 +110,10 @@ func (p *preparations) leave(left *preparation, err error) {
 
 // run is the life of one preparation.
 func (p *preparations) run(ctx context.Context, running *preparation, request *runtime.PullImageRequest) {
-	settle := p.prepare(ctx, running.image, request)
+	p.prepare(ctx, running, request)
 	close(running.prepared)
 	<-running.left
-	p.settle(settle, running)
+	p.settle(running)
 
 	p.mu.Lock()
 	delete(p.running, running.key)
@@ -114,13 +121,28 @@ func (p *preparations) run(ctx context.Context, running *preparation, request *r
 	close(running.settled)
 }
 
-func (p *preparations) prepare(ctx context.Context, image string, request *runtime.PullImageRequest) func(error) {
-	defer func() { logPanic(p.log, recover(), "prepare", image) }()
-	return p.preparer.Prepare(ctx, request)
+func (p *preparations) prepare(ctx context.Context, running *preparation, request *runtime.PullImageRequest) {
+	defer func() { logPanic(p.log, recover(), "prepare", running.image) }()
+	running.confirm, running.settle, running.refused = p.preparer.Prepare(ctx, request)
 }
 
-func (p *preparations) settle(settle func(error), done *preparation) {
-	if settle == nil {
+// confirm has the Preparer look at a pull that succeeded. A panic there must
+// not pass for consent: what it was to find out is whether the image is safe.
+func (p *preparations) confirm(ctx context.Context, done *preparation) (err error) {
+	if done.confirm == nil {
+		return nil
+	}
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			logPanic(p.log, panicked, "confirm", done.image)
+			err = status.Error(codes.Internal, "the pulled image could not be confirmed")
+		}
+	}()
+	return done.confirm(ctx)
+}
+
+func (p *preparations) settle(done *preparation) {
+	if done.settle == nil {
 		return
 	}
 	p.mu.Lock()
@@ -130,15 +152,15 @@ func (p *preparations) settle(settle func(error), done *preparation) {
 	}
 	p.mu.Unlock()
 	defer func() { logPanic(p.log, recover(), "settle", done.image) }()
-	settle(err)
+	done.settle(err)
 }
 
-// wait returns when the pull may be forwarded, or with the status of a caller
-// that went away.
+// wait returns when the pull may be forwarded, or with the status that its
+// caller is to get: because of a refusal, or because it went away.
 func (p *preparation) wait(ctx context.Context) error {
 	select {
 	case <-p.prepared:
-		return nil
+		return p.refused
 	case <-ctx.Done():
 		return gone(ctx)
 	}

@@ -19,15 +19,22 @@ const maxParsed = 16 << 20
 // Preparer makes images ready before their pull is forwarded. A panic in any
 // of its functions is logged and the call goes on as if it had done nothing.
 type Preparer interface {
-	// Prepare returns when the pull may be forwarded, never fails the pull, and
-	// bounds its own time. settle, which may be nil, is called once, after the
-	// forwarded pull of every caller that shared this preparation has ended; err
-	// is nil if at least one succeeded. settle bounds its own time as well: the
-	// next pull of the same image waits for it.
+	// Prepare returns when the pull may be forwarded, and bounds its own time. An
+	// error, which should be a gRPC status, is what the callers get instead: only
+	// for a pull that would be unsafe to forward.
+	//
+	// confirm, which may be nil, is called after each caller's forwarded pull has
+	// succeeded, by several of them at once; its error, if any, is what that
+	// caller gets instead of the success.
+	//
+	// settle, which may be nil, is called once, after the forwarded pull of every
+	// caller that shared this preparation has ended; err is nil if at least one
+	// succeeded. settle bounds its own time as well: the next pull of the same
+	// image waits for it.
 	//
 	// request is a parsed copy, with the first caller's credentials. ctx has no
 	// deadline; it ends when the last caller has gone away, or, after settle.
-	Prepare(ctx context.Context, request *runtime.PullImageRequest) (settle func(err error))
+	Prepare(ctx context.Context, request *runtime.PullImageRequest) (confirm func(context.Context) error, settle func(err error), err error)
 	// ImageRemoved is called after a RemoveImage was forwarded and answered
 	// without error. image is the request's image string: a reference or an ID.
 	// It must not block.
@@ -56,6 +63,10 @@ func (s *Server) pullImage(caller grpc.ServerStream) error {
 	}
 	if err = shared.wait(caller.Context()); err == nil {
 		err = s.relay(caller, runtime.ImageService_PullImage_FullMethodName, original)
+		if err == nil {
+			// The answer is on its way, but counts for nothing until the status follows.
+			err = s.shared.confirm(caller.Context(), shared)
+		}
 	} else {
 		original.Free()
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,6 +21,8 @@ import (
 // fakePreparer does what the test says and remembers what it was asked.
 type fakePreparer struct {
 	prepare func(ctx context.Context, request *runtime.PullImageRequest) func(error)
+	confirm func(context.Context) error
+	refuse  error
 	removed func(image string)
 
 	mu       sync.Mutex
@@ -28,14 +31,14 @@ type fakePreparer struct {
 
 var _ Preparer = (*fakePreparer)(nil)
 
-func (p *fakePreparer) Prepare(ctx context.Context, request *runtime.PullImageRequest) func(error) {
+func (p *fakePreparer) Prepare(ctx context.Context, request *runtime.PullImageRequest) (confirm func(context.Context) error, settle func(error), err error) {
 	p.mu.Lock()
 	p.prepared = append(p.prepared, request)
 	p.mu.Unlock()
-	if p.prepare == nil {
-		return nil
+	if p.prepare != nil {
+		settle = p.prepare(ctx, request)
 	}
-	return p.prepare(ctx, request)
+	return p.confirm, settle, p.refuse
 }
 
 func (p *fakePreparer) ImageRemoved(image string) {
@@ -301,4 +304,57 @@ func FuzzPullForwardsOriginalBytes(f *testing.F) {
 			t.Errorf("sent %x, received %x", request, got)
 		}
 	})
+}
+
+// TestUnsafePulls: a refusal is not forwarded, and what is found out after the
+// pull takes its success away.
+func TestUnsafePulls(t *testing.T) {
+	t.Parallel()
+	unsafe := status.Error(codes.FailedPrecondition, "stands on nobody's word")
+	for name, tc := range map[string]struct {
+		refuse    error
+		confirm   func(context.Context) error
+		broken    bool // containerd fails the pull
+		want      codes.Code
+		forwarded int
+		confirmed int32
+		settled   codes.Code
+	}{
+		"refused":                   {refuse: unsafe, want: codes.FailedPrecondition, settled: codes.FailedPrecondition},
+		"found unsafe afterwards":   {confirm: func(context.Context) error { return unsafe }, want: codes.FailedPrecondition, forwarded: 1, confirmed: 1, settled: codes.FailedPrecondition},
+		"found safe":                {confirm: func(context.Context) error { return nil }, want: codes.OK, forwarded: 1, confirmed: 1, settled: codes.OK},
+		"the look panics":           {confirm: func(context.Context) error { panic("defect") }, want: codes.Internal, forwarded: 1, confirmed: 1, settled: codes.Internal},
+		"containerd fails it first": {confirm: func(context.Context) error { return unsafe }, broken: true, want: codes.NotFound, forwarded: 1, settled: codes.NotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := startBackend(t)
+			received := recordPulls(b)
+			if tc.broken {
+				b.on(pullMethod, func(stream grpc.ServerStream) error {
+					received <- nil
+					return status.Error(codes.NotFound, "gone")
+				})
+			}
+			var confirmed atomic.Int32
+			settled := make(chan error, 1)
+			p := &fakePreparer{refuse: tc.refuse, prepare: func(context.Context, *runtime.PullImageRequest) func(error) {
+				return func(err error) { settled <- err }
+			}}
+			if tc.confirm != nil {
+				p.confirm = func(ctx context.Context) error { confirmed.Add(1); return tc.confirm(ctx) }
+			}
+			_, front := startFront(t, b, p)
+			_, err := call(t.Context(), front, pullMethod, pullOf(t, image("a")))
+			if status.Code(err) != tc.want {
+				t.Errorf("caller got %v, want %s", err, tc.want)
+			}
+			if err := receive(t, settled, "settle"); status.Code(err) != tc.settled {
+				t.Errorf("settled with %v, want %s", err, tc.settled)
+			}
+			if len(received) != tc.forwarded || confirmed.Load() != tc.confirmed {
+				t.Errorf("forwarded %d times, confirmed %d times", len(received), confirmed.Load())
+			}
+		})
+	}
 }
