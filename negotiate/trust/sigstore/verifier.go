@@ -1,0 +1,95 @@
+package sigstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/negotiate"
+)
+
+// Verifier is one trust store. Safe for concurrent use.
+type Verifier struct {
+	name string
+	opts Options
+	log  *zap.Logger
+
+	mu      sync.Mutex
+	seen    string    // fingerprint of the files as last read, well or not
+	current *material // as last read well
+}
+
+var _ negotiate.Verifier = (*Verifier)(nil)
+
+// Load reads a trust store. It fails on what Options.Validate finds and on a file
+// that cannot be used, which it names. A file that changes later is read again; if
+// it is broken or absent then, the trust store stays as it was, and says so in the
+// log: a half-written file must not stop every pull. To distrust a key at once,
+// take it out of the file, or restart.
+func Load(name string, opts Options) (*Verifier, error) {
+	v := &Verifier{name: name, opts: opts, log: opts.Logger, seen: fingerprint(opts.files())}
+	if v.log == nil {
+		v.log = zap.NewNop()
+	}
+	var err error
+	if v.current, err = read(opts); err != nil {
+		return nil, fmt.Errorf("load trust store %s: %w", name, err)
+	}
+	return v, nil
+}
+
+// Name is the trust store's name in the configuration.
+func (v *Verifier) Name() string { return v.name }
+
+// Accepts tells whether signatures of this kind can count: both of Sigstore's do.
+func (v *Verifier) Accepts(kind negotiate.SignatureKind) bool {
+	return kind == negotiate.SignatureBundle || kind == negotiate.SignatureCosign
+}
+
+// Verify returns who signed target. See negotiate.Verifier for its errors.
+func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negotiate.Signature) (signer negotiate.Signer, err error) {
+	// Log entries and timestamps are parsed by large libraries, and a registry may
+	// have written them.
+	defer func() {
+		if p := recover(); p != nil {
+			signer, err = negotiate.Signer{}, reason.Errorf(reason.SignatureInvalid, "read signature: it breaks the parser: %v", p)
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return negotiate.Signer{}, reason.Wrap(reason.Of(err), err)
+	}
+	m := v.material()
+	c, err := m.open(target, s)
+	if err != nil {
+		return negotiate.Signer{}, reason.Wrap(reason.SignatureInvalid, err)
+	}
+	identity, err := m.verify(c)
+	if err != nil {
+		return negotiate.Signer{}, err
+	}
+	return negotiate.Signer{
+		Trust: v.name, Kind: s.Kind, Identity: identity, Target: target, Signature: s.Artifact.Digest,
+	}, nil
+}
+
+// material returns what the files say now, or said when they were last in order.
+func (v *Verifier) material() *material {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	seen := fingerprint(v.opts.files())
+	if seen == v.seen {
+		return v.current
+	}
+	v.seen = seen // taken before reading: a change in between is seen next time
+	m, err := read(v.opts)
+	if err != nil {
+		v.log.Warn("trust store kept as it was: its files cannot be used", zap.String("trust", v.name), zap.Error(err))
+		return v.current
+	}
+	v.log.Info("trust store read again", zap.String("trust", v.name), zap.Int("keys", len(m.keys)))
+	v.current = m
+	return m
+}
