@@ -35,6 +35,9 @@ func (r *Rules) said() string {
 
 // worthwhile tells, from the manifest alone, why no form of the image is wanted.
 func (j *judge) worthwhile() error {
+	if j.rules.none() {
+		return reason.Errorf(reason.Disabled, "%s allows no form of images in %s", j.rules.said(), j.img.Repository)
+	}
 	var size int64
 	for _, layer := range j.img.Layers {
 		if size += layer.Size; size < 0 {
@@ -44,8 +47,6 @@ func (j *judge) worthwhile() error {
 	switch {
 	case len(j.img.Layers) == 0:
 		return reason.Errorf(reason.NoMatch, "the image has no layers")
-	case j.rules.none():
-		return reason.Errorf(reason.Disabled, "%s allows no form of images in %s", j.rules.said(), j.img.Repository)
 	case size < j.rules.MinSize:
 		return reason.Errorf(reason.TooSmall, "the image is %d bytes, %s wants at least %d", size, j.rules.said(), j.rules.MinSize)
 	}
@@ -68,8 +69,17 @@ func (j *judge) admit(c *Candidate) error {
 	if c.Foreign && j.rules.ForeignFilesystems == ForeignDeny {
 		return reason.Errorf(reason.ForeignFilesystem, "%s keeps file-system images of others from the kernel, and %s is one", j.rules.said(), c.Format)
 	}
-	c.rank = max(0, slices.Index(j.rules.Formats, c.Format))
+	c.rank = j.rank(c.Format)
 	return nil
+}
+
+// rank is the position of a format that is allowed: in the policy's list, or
+// without one among the recognisers.
+func (j *judge) rank(format string) int {
+	if j.rules.Formats != nil {
+		return slices.Index(j.rules.Formats, format)
+	}
+	return slices.IndexFunc(j.n.recognisers, func(r Recogniser) bool { return r.Format() == format })
 }
 
 // inPlace finds the forms that stand in the image itself.
@@ -89,11 +99,16 @@ func (j *judge) inPlace() (candidates []*Candidate, rejected []Rejection) {
 			c = &Candidate{Artifact: j.img.Manifest}
 		}
 		c.Format, c.Found, c.Bound, c.preference = r.Format(), FoundInPlace, true, preference
-		c.Subject, c.signable = j.img.Manifest.Digest, []ocispec.Descriptor{j.img.Manifest}
-		if j.img.Index != nil {
-			c.signable = append(c.signable, *j.img.Index)
+		c.Subject = j.img.Manifest.Digest
+		if c.signable == nil { // else an entry of the index, which the manifest does not cover
+			c.signable = []ocispec.Descriptor{j.img.Manifest}
 		}
-		if err == nil {
+		if j.img.Index != nil { // which is what people sign, as a rule
+			c.signable = slices.Insert(c.signable, 0, *j.img.Index)
+		}
+		if denied := j.allow(c.Format); denied != nil {
+			err = denied
+		} else if err == nil {
 			err = j.admit(c)
 		}
 		if err != nil {

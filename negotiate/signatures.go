@@ -1,8 +1,8 @@
 package negotiate
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -16,13 +16,19 @@ import (
 
 // Media types of signatures: artifact types, and that of cosign's layers.
 const (
-	artifactTypeNotation    = "application/vnd.cncf.notary.signature"
-	artifactTypeBundle      = "application/vnd.dev.sigstore.bundle.v0.3+json"
-	artifactTypeCosign      = "application/vnd.dev.cosign.artifact.sig.v1+json"
-	mediaTypeSimpleSigning  = "application/vnd.dev.cosign.simplesigning.v1+json"
-	cosignTagSuffix         = ".sig"
-	maxSignatureSize        = 1 << 20 // a bundle with certificates and a log entry is some 10 KB
-	maxSignaturesOfManifest = 8       // cosign adds a layer for each signer
+	artifactTypeNotation   = "application/vnd.cncf.notary.signature"
+	artifactTypeBundle     = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	artifactTypeCosign     = "application/vnd.dev.cosign.artifact.sig.v1+json"
+	mediaTypeSimpleSigning = "application/vnd.dev.cosign.simplesigning.v1+json"
+	cosignTagSuffix        = ".sig"
+)
+
+// Bounds on what signatures of one manifest may cost.
+const (
+	maxSignatureSize     = 256 << 10 // bytes; a bundle with certificates and a log entry is some 10 KB
+	maxSignatureManifest = 1 << 20   // bytes; cosign's holds some 8 KB for each signer
+	maxSignatures        = 16
+	maxLayersOfSignature = 8 // cosign adds one for each signer, the newest last
 )
 
 // signatureKind says by its artifact type what kind of signature an artifact is.
@@ -53,6 +59,8 @@ func (j *judge) signaturesOf(ctx context.Context, d ocispec.Descriptor) gathered
 	return once.(func() gathered)() //nolint:errcheck,forcetypeassert // only this function stores
 }
 
+// gather fetches the manifests that may carry signatures of d side by side, then
+// their layers.
 func (j *judge) gather(ctx context.Context, d ocispec.Descriptor) gathered {
 	var byTag listing
 	var beside sync.WaitGroup // waited for below
@@ -61,68 +69,114 @@ func (j *judge) gather(ctx context.Context, d ocispec.Descriptor) gathered {
 	}
 	list := j.attached(ctx, d.Digest)
 	beside.Wait()
-	list = listing{entries: slices.Clone(list.entries), problem: list.problem} // the list may be shared
-	list.merge(byTag)
 
-	var g gathered
-	var wanted []entry
-	for _, e := range list.entries {
-		kind := signatureKind(e.artifactType)
-		switch {
-		case kind == "" && !slices.Contains(namelessTypes, e.artifactType):
-		case kind != "" && !j.accepted(kind):
-			g.strange = kind
-		case len(wanted) < maxFetches:
-			wanted = append(wanted, e)
+	wanted, strange := j.carriers(slices.Concat(byTag.entries, list.entries))
+	carriers, unopened := sideBySide(wanted, func(e entry) (carrier, error) { return j.open(ctx, e, d.Digest) })
+	var unread []signatureLayer
+	for _, c := range carriers {
+		if c.kind != "" && !j.accepted(c.kind) {
+			strange = c.kind
+			continue
 		}
+		unread = append(unread, c.layers...)
 	}
-	found, problems := make([][]Signature, len(wanted)), make([]error, len(wanted))
-	var fetches sync.WaitGroup // waited for below
-	for i, e := range wanted {
-		fetches.Go(func() { found[i], problems[i] = j.read(ctx, e, d.Digest) })
-	}
-	fetches.Wait()
-	g.signatures = slices.Concat(found...)
-	g.problem = errors.Join(append(problems, list.problem)...)
-	return g
+	unread = unread[:min(len(unread), maxSignatures)]
+	signatures, unfetched := sideBySide(unread, func(l signatureLayer) (Signature, error) { return j.read(ctx, l) })
+	return gathered{signatures, strange, cmp.Or(list.problem, byTag.problem, unopened, unfetched)}
 }
 
 func (j *judge) accepted(kind SignatureKind) bool {
 	return slices.ContainsFunc(j.rules.Verifiers, func(v Verifier) bool { return v.Accepts(kind) })
 }
 
-// read fetches one artifact that may hold signatures of subject, and these.
-func (j *judge) read(ctx context.Context, e entry, subject digest.Digest) ([]Signature, error) {
+// carriers picks the entries that may carry a signature that counts: so many of
+// those that say so, and so many of those that do not say what they are. strange
+// is a kind that was there and does not count.
+func (j *judge) carriers(entries []entry) (wanted []entry, strange SignatureKind) {
+	var named, nameless []entry
+	for _, e := range entries {
+		kind := signatureKind(e.artifactType)
+		switch {
+		case kind == "" && slices.Contains(namelessTypes, e.artifactType):
+			nameless = append(nameless, e)
+		case kind == "":
+		case j.accepted(kind):
+			named = append(named, e)
+		default:
+			strange = kind
+		}
+	}
+	return slices.Concat(named[:min(len(named), maxFetches)], nameless[:min(len(nameless), maxFetches)]), strange
+}
+
+// carrier is a manifest that carries signatures; its kind is empty if it proves
+// to be something else.
+type carrier struct {
+	kind   SignatureKind
+	layers []signatureLayer
+}
+
+// signatureLayer is a signature without its content, and where that is.
+type signatureLayer struct {
+	Signature
+	blob ocispec.Descriptor
+}
+
+// open fetches one manifest that may carry signatures of subject.
+func (j *judge) open(ctx context.Context, e entry, subject digest.Digest) (carrier, error) {
+	if e.size > maxSignatureManifest {
+		return carrier{}, reason.Errorf(reason.SizeMismatch, "signature %s is %d bytes, more than the limit of %d", e.digest, e.size, maxSignatureManifest)
+	}
 	m, err := j.fetch(ctx, e.descriptor())
 	if err != nil {
-		return nil, err
+		return carrier{}, err
 	}
-	kind := signatureKind(m.ArtifactType)
-	if e.found == FoundCosignTag {
-		kind = SignatureCosign
-	} else if m.Subject == nil || m.Subject.Digest != subject {
-		return nil, reason.Errorf(reason.SubjectMismatch, "signature %s is not attached to %s", e.digest, subject)
-	}
-	if !j.accepted(kind) {
-		return nil, nil
+	c := carrier{kind: signatureKind(m.ArtifactType)}
+	switch {
+	case e.found == FoundCosignTag:
+		c.kind = SignatureCosign // the tag binds it
+	case c.kind == "":
+		return c, nil
+	case m.Subject == nil || m.Subject.Digest != subject:
+		return c, reason.Errorf(reason.SubjectMismatch, "signature %s is not attached to %s", e.digest, subject)
 	}
 	layers := m.Files
-	if kind == SignatureCosign {
+	if c.kind == SignatureCosign {
 		layers = slices.DeleteFunc(slices.Clone(layers), func(d ocispec.Descriptor) bool { return d.MediaType != mediaTypeSimpleSigning })
+		layers = layers[max(0, len(layers)-maxLayersOfSignature):]
 	} else if len(layers) != 1 {
-		return nil, reason.Errorf(reason.SignatureInvalid, "signature %s has %d layers, not one", e.digest, len(layers))
+		return c, reason.Errorf(reason.SignatureInvalid, "signature %s has %d layers, not one", e.digest, len(layers))
 	}
-	var found []Signature
-	for _, layer := range layers[:min(len(layers), maxSignaturesOfManifest)] {
-		content, err := j.fetchBlob(ctx, layer)
-		if err != nil {
-			return found, err
-		}
-		found = append(found, Signature{
-			Kind: kind, Artifact: m.Descriptor, MediaType: layer.MediaType, Content: content, Annotations: layer.Annotations,
+	for _, layer := range layers {
+		c.layers = append(c.layers, signatureLayer{
+			Signature{Kind: c.kind, Artifact: m.Descriptor, MediaType: layer.MediaType, Annotations: layer.Annotations}, layer,
 		})
 	}
-	return found, nil
+	return c, nil
+}
+
+// read fetches the content of a signature.
+func (j *judge) read(ctx context.Context, l signatureLayer) (Signature, error) {
+	content, err := j.fetchBlob(ctx, l.blob)
+	l.Content = content
+	return l.Signature, err
+}
+
+// sideBySide calls f for every item, of which there are few, at the same time. It
+// returns what succeeded, in the order of the items, and the first error.
+func sideBySide[T, R any](items []T, f func(T) (R, error)) (done []R, problem error) {
+	results, problems := make([]R, len(items)), make([]error, len(items))
+	var all sync.WaitGroup // waited for below
+	for i, item := range items {
+		all.Go(func() { results[i], problems[i] = f(item) })
+	}
+	all.Wait()
+	for i, err := range problems {
+		if err == nil {
+			done = append(done, results[i])
+		}
+	}
+	return done, cmp.Or(problems...)
 }
 
 // fetchBlob gets a small blob of the repository.
@@ -149,7 +203,7 @@ func (f *finder) cosignTag(ctx context.Context, subject digest.Digest) listing {
 		a, err := get(ctx, f.repo, registry.Request{
 			Path:   "manifests/" + fallbackTag(subject) + cosignTagSuffix,
 			Header: http.Header{"Accept": {acceptImage}}, Capability: registry.Resolve,
-		}, maxManifestSize)
+		}, maxSignatureManifest)
 		if code, _, _ := status(err); code == http.StatusNotFound || code == http.StatusBadRequest {
 			return listing{}
 		}

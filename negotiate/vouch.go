@@ -1,9 +1,12 @@
 package negotiate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -14,7 +17,7 @@ func (j *judge) vouch(ctx context.Context, c *Candidate) error {
 	if len(j.rules.Verifiers) == 0 {
 		return reason.Errorf(reason.Unsigned, "%s wants a signature and names nobody to trust", j.rules.said())
 	}
-	var all gathered
+	var all gathered // but for the signatures
 	var refused error
 	for _, d := range c.signable {
 		found := j.signaturesOf(ctx, d)
@@ -24,22 +27,17 @@ func (j *judge) vouch(ctx context.Context, c *Candidate) error {
 			return nil
 		}
 		refused = worse(refused, err)
-		all.signatures = append(all.signatures, found.signatures...)
-		if found.strange != "" {
-			all.strange = found.strange
-		}
-		if all.problem == nil {
-			all.problem = found.problem
-		}
+		all.strange = cmp.Or(all.strange, found.strange)
+		all.problem = cmp.Or(all.problem, found.problem)
 	}
 	switch {
 	case refused != nil:
 		return refused
 	case all.problem != nil:
-		return fmt.Errorf("read its signatures: %w", reason.Wrap(reason.RegistryError, all.problem))
+		return fmt.Errorf("read its signatures: %w", all.problem)
 	case all.strange != "":
 		return reason.Errorf(reason.Unsigned, "it is signed with %s only, which no trust store of %s accepts", all.strange, j.rules.said())
-	case !c.Bound && j.imageSigned(ctx):
+	case !c.Bound && j.listsSignature(ctx, c.Subject):
 		return reason.Errorf(reason.Unsigned, "the image is signed, this form of it is not: a signature of the image does not cover what is attached to it")
 	default:
 		return reason.Errorf(reason.Unsigned, "%s wants a signature and it has none", j.rules.said())
@@ -63,7 +61,10 @@ func (j *judge) verify(ctx context.Context, d ocispec.Descriptor, signatures []S
 				signer.Trust, signer.Kind, signer.Target, signer.Signature = v.Name(), s.Kind, target, s.Artifact.Digest
 				return &signer, &s, nil
 			}
-			refused = worse(refused, reason.Wrap(reason.SignatureInvalid, fmt.Errorf("trust store %s: %w", v.Name(), err)))
+			if reason.Of(err) == reason.Internal { // the verifier did not say
+				err = reason.Wrap(reason.SignatureInvalid, err)
+			}
+			refused = worse(refused, fmt.Errorf("trust store %s: %w", v.Name(), err))
 		}
 	}
 	return nil, nil, refused
@@ -78,14 +79,10 @@ func worse(a, b error) error {
 	return a
 }
 
-// imageSigned tells whether the lists seen so far show a signature of the image.
-func (j *judge) imageSigned(ctx context.Context) bool {
-	for _, e := range j.attached(ctx, j.img.Manifest.Digest).entries {
-		if signatureKind(e.artifactType) != "" {
-			return true
-		}
-	}
-	return false
+// listsSignature tells whether the list by which a form was found, that of what
+// is attached to subject, shows a signature of the subject.
+func (j *judge) listsSignature(ctx context.Context, subject digest.Digest) bool {
+	return slices.ContainsFunc(j.attached(ctx, subject).entries, func(e entry) bool { return signatureKind(e.artifactType) != "" })
 }
 
 // StillVouched judges a signature again that vouched for a form before: by the
