@@ -198,7 +198,7 @@ func (j *judge) fetchBlob(ctx context.Context, d ocispec.Descriptor) ([]byte, er
 // cosignTag looks for the manifest that cosign up to version 2 keeps signatures
 // of subject in, under a tag made of its digest.
 func (f *finder) cosignTag(ctx context.Context, subject digest.Digest) listing {
-	key := listKey{f.repo.Name(), subject, FoundCosignTag}
+	key := listKey{repository: f.repo.Name(), subject: subject, found: FoundCosignTag}
 	return f.remember(key, func() listing {
 		a, err := get(ctx, f.repo, registry.Request{
 			Path:   "manifests/" + fallbackTag(subject) + cosignTagSuffix,
