@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -24,8 +25,18 @@ type Options struct {
 	// nil means /etc/containerd/certs.d, then /etc/docker/certs.d.
 	HostDirs []string
 
-	// DockerConfig is the path of a docker config.json, asked (with its
-	// credential helpers) when a request carries no credentials. Empty: never.
+	// Sources are asked for credentials, in this order, when a host wants some
+	// and the request brought none, or those it brought have served and are
+	// refused now. What one has is tried before the next is asked; last of all
+	// comes an anonymous try. Credentials go to the hosts of the repository they
+	// were asked for, mirrors included, by the rule of containerd: the kubelet
+	// passes it the same node credentials without a server address, and it shows
+	// them to whichever of the registry's hosts wants some. (A peer-to-peer proxy
+	// that passes the origin's challenge on depends on that.)
+	Sources []Source
+
+	// DockerConfig is the path of a docker config.json, with its credential
+	// helpers the last of the Sources. Empty: none.
 	DockerConfig string
 
 	UserAgent string // default "referee"
@@ -77,8 +88,8 @@ func (o *Options) setDefaults() {
 // Client holds the connections and tokens of all repositories. It is safe for
 // concurrent use.
 type Client struct {
-	opts     Options
-	fallback func(host string) (username, secret string, err error) // from DockerConfig, or nil
+	opts    Options
+	sources []Source // DockerConfig among them
 
 	mu       sync.Mutex
 	hostSets map[string]*hostSet
@@ -90,11 +101,12 @@ func New(opts Options) *Client {
 	opts.setDefaults()
 	c := &Client{
 		opts:     opts,
+		sources:  slices.Clone(opts.Sources),
 		hostSets: make(map[string]*hostSet),
 		sessions: make(map[sessionKey]*session),
 	}
 	if opts.DockerConfig != "" {
-		c.fallback = dockerConfig(opts.DockerConfig, opts.TokenTimeout)
+		c.sources = append(c.sources, &dockerConfig{path: opts.DockerConfig, timeout: opts.TokenTimeout, log: opts.Log})
 	}
 	return c
 }
@@ -120,7 +132,8 @@ type sessionKey struct {
 
 // Repository returns the repository of that name, which is "host[:port]/path"
 // or any short form that docker knows. Repositories of the same name and
-// credentials share their tokens. The zero Credentials are anonymous.
+// credentials share their tokens. With the zero Credentials a host that wants
+// some gets those of Options.Sources.
 func (c *Client) Repository(name string, creds Credentials) (*Repository, error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {

@@ -1,18 +1,14 @@
 package registry
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"net/url"
 	"strings"
-	"time"
-
-	"oras.land/oras-go/v2/registry/remote/credentials"
 )
 
-// Credentials are what a PullImage request brings (CRI AuthConfig). The zero
-// value is anonymous. They print as nothing but their kind.
+// Credentials are what a PullImage request brings (CRI AuthConfig), or a Source
+// has. The zero value is anonymous. They print as nothing but their kind.
 type Credentials struct {
 	Username      string
 	Password      string
@@ -44,12 +40,14 @@ func (c Credentials) GoString() string { return c.String() }
 // MarshalText never shows a secret, whatever encoder a logger uses.
 func (c Credentials) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// forHost returns what to present to host: a user name and password, an empty
-// name and an identity token, or nothing. The order is containerd's ParseAuth.
-func (c Credentials) forHost(host string) (username, secret string, err error) {
-	if c.ServerAddress != "" && serverHost(c.ServerAddress) != host {
-		return "", "", nil
-	}
+// isFor reports whether host may see the credentials.
+func (c Credentials) isFor(host string) bool {
+	return c.ServerAddress == "" || serverHost(c.ServerAddress) == host
+}
+
+// secret returns what to present: a user name and password, an empty name and an
+// identity token, or nothing. The order is containerd's ParseAuth.
+func (c Credentials) secret() (username, secret string, err error) {
 	switch {
 	case c.Username != "":
 		return c.Username, c.Password, nil
@@ -84,25 +82,4 @@ func serverHost(address string) string {
 		return ""
 	}
 	return u.Host
-}
-
-// dockerConfig asks a docker config.json, and the helpers it names, at each
-// call: logins come and go.
-func dockerConfig(path string, timeout time.Duration) func(string) (string, string, error) {
-	return func(host string) (string, string, error) {
-		store, err := credentials.NewStore(path, credentials.StoreOptions{})
-		if err != nil {
-			return "", "", fmt.Errorf("open docker config %s: %w", path, err)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		defer cancel()
-		found, err := store.Get(ctx, credentials.ServerAddressFromHostname(host))
-		if err != nil {
-			return "", "", fmt.Errorf("ask docker config %s for %s: %w", path, host, err)
-		}
-		if found.Username == "" && found.RefreshToken != "" {
-			return "", found.RefreshToken, nil
-		}
-		return found.Username, found.Password, nil
-	}
 }

@@ -28,8 +28,8 @@ const (
 )
 
 // maxAttempts bounds the dance of one request with one host: without a token,
-// with one that has expired, with a new one.
-const maxAttempts = 3
+// with one that has expired, with a new one for each set of credentials.
+const maxAttempts = 8
 
 // maxRedirects is the usual limit.
 const maxRedirects = 10
@@ -197,9 +197,13 @@ func (r *Repository) converse(ctx context.Context, set *hostSet, h *host, req Re
 			return nil, r.failed(ctx, req, target, reason.Wrap(reason.RegistryUnreachable, transportError(req.Method, target, err)))
 		}
 		if resp.StatusCode/100 == 2 {
+			r.session.proven.Store(true)
+			if ours && hreq.Header.Get("Authorization") != "" {
+				tokens.accept(generation)
+			}
 			return accept(req, &Response{Response: resp, Host: h.Host, At: location(set, h, req, resp)})
 		}
-		if resp.StatusCode != http.StatusUnauthorized || !sameOrigin(h, resp.Request.URL) || attempt == maxAttempts {
+		if !wantsOther(req, resp) || !sameOrigin(h, resp.Request.URL) || attempt == maxAttempts {
 			return nil, newStatusError(resp, h.Host)
 		}
 		if err := tokens.challenged(ctx, generation, resp); err != nil {
@@ -208,6 +212,14 @@ func (r *Repository) converse(ctx context.Context, set *hostSet, h *host, req Re
 		}
 		discard(resp)
 	}
+}
+
+// wantsOther reports whether other credentials may help. 403 is what some
+// registries say to an expired password (Amazon's); at endpoints that not every
+// registry has it means other things too.
+func wantsOther(req Request, resp *http.Response) bool {
+	content := req.Capability == Pull || req.Capability == Resolve
+	return resp.StatusCode == http.StatusUnauthorized || (resp.StatusCode == http.StatusForbidden && content)
 }
 
 func accept(req Request, resp *Response) (*Response, error) {
