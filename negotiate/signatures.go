@@ -26,7 +26,7 @@ const (
 // Bounds on what signatures of one manifest may cost.
 const (
 	maxSignatureSize     = 256 << 10 // bytes; a bundle with certificates and a log entry is some 10 KB
-	maxSignatureManifest = 1 << 20   // bytes; cosign's holds some 8 KB for each signer
+	maxSignatureManifest = 512 << 10 // bytes; cosign's holds some 8 KB for each signer
 	maxSignatures        = 16
 	maxLayersOfSignature = 8 // cosign adds one for each signer, the newest last
 )
@@ -124,13 +124,17 @@ type signatureLayer struct {
 
 // open fetches one manifest that may carry signatures of subject.
 func (j *judge) open(ctx context.Context, e entry, subject digest.Digest) (carrier, error) {
-	if e.size > maxSignatureManifest {
-		return carrier{}, reason.Errorf(reason.SizeMismatch, "signature %s is %d bytes, more than the limit of %d", e.digest, e.size, maxSignatureManifest)
-	}
-	m, err := j.fetch(ctx, e.descriptor())
+	content, err := j.fetchSmall(ctx, e.descriptor(), maxSignatureManifest, registry.Request{
+		Path: "manifests/" + e.digest.String(), Header: http.Header{"Accept": {acceptArtifact}}, Capability: registry.Pull,
+	})
 	if err != nil {
 		return carrier{}, err
 	}
+	m, err := DecodeManifest(e.mediaType, content)
+	if err != nil {
+		return carrier{}, err
+	}
+	m.Descriptor.Digest = e.digest
 	c := carrier{kind: signatureKind(m.ArtifactType)}
 	switch {
 	case e.found == FoundCosignTag:
@@ -157,7 +161,9 @@ func (j *judge) open(ctx context.Context, e entry, subject digest.Digest) (carri
 
 // read fetches the content of a signature.
 func (j *judge) read(ctx context.Context, l signatureLayer) (Signature, error) {
-	content, err := j.fetchBlob(ctx, l.blob)
+	content, err := j.fetchSmall(ctx, l.blob, maxSignatureSize, registry.Request{
+		Path: "blobs/" + l.blob.Digest.String(), Capability: registry.Pull,
+	})
 	l.Content = content
 	return l.Signature, err
 }
@@ -179,15 +185,17 @@ func sideBySide[T, R any](items []T, f func(T) (R, error)) (done []R, problem er
 	return done, cmp.Or(problems...)
 }
 
-// fetchBlob gets a small blob of the repository.
-func (j *judge) fetchBlob(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+// fetchSmall gets what d describes, which may not be larger than limit, and reads
+// no more of an answer than d says.
+func (j *judge) fetchSmall(ctx context.Context, d ocispec.Descriptor, limit int64, req registry.Request) ([]byte, error) {
 	key := artifactKey{j.repo.Name(), d.Digest}
 	if content, known := j.n.artifacts.get(key); known && int64(len(content)) == d.Size {
 		return content, nil
 	}
-	a, err := getVerified(ctx, j.repo, d, maxSignatureSize, registry.Request{
-		Path: "blobs/" + d.Digest.String(), Capability: registry.Pull,
-	})
+	if d.Size > limit {
+		return nil, reason.Errorf(reason.SizeMismatch, "%s is %d bytes, more than the limit of %d", d.Digest, d.Size, limit)
+	}
+	a, err := getVerified(ctx, j.repo, d, d.Size, req)
 	if err != nil {
 		return nil, err
 	}
