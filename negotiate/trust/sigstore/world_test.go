@@ -103,11 +103,11 @@ func payload(d digest.Digest) []byte {
 
 // virtual is a whole Sigstore of one's own: Fulcio, Rekor and a timestamp authority.
 type virtual struct {
-	t *testing.T
+	t testing.TB
 	*ca.VirtualSigstore
 }
 
-func newVirtual(t *testing.T) *virtual {
+func newVirtual(t testing.TB) *virtual {
 	t.Helper()
 	v, err := ca.NewVirtualSigstore()
 	if err != nil {
