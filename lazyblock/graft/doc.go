@@ -6,7 +6,8 @@
 // the volume (a graft), and for the chain IDs below it snapshots whose directory
 // is a link to nothing (placeholders), which live only while a pull needs them.
 // It never looks inside a volume, never decides whether an image should be lazy,
-// and touches no snapshot it did not make.
+// and changes no snapshot it did not make, but for a label on those of containers
+// that run while a graft under them is replaced.
 //
 // The life of one graft:
 //
@@ -14,6 +15,7 @@
 //	pull.Graft(ctx, volume)                              // top chain -> volume
 //	…the pull is forwarded to containerd…
 //	pull.End(ctx)                                        // placeholders and lease go
+//	grafter.Replace(ctx, chain, fill)                    // a plain directory takes its place
 //
 // Why each step is as it is:
 //
@@ -26,6 +28,10 @@
 //     an ID mapping; a link that leaves it ends where nobody may read.
 //   - Every chain is committed without a parent: a container gets one lower
 //     directory, however many layers the image has.
+//   - A replaced graft keeps its volume for the containers that run on it. They
+//     are labelled after the exchange, so that none can be missed, and before the
+//     chain stops being labelled as a graft, so that a crash loses none. What is
+//     half done shows: N/fs is a directory and N/plain/tree the link it was.
 //   - What was made is remembered in labels of containerd's own metadata, so that
 //     it can neither be lost nor outlive it.
 //

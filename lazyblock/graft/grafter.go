@@ -32,10 +32,19 @@ const (
 	labelVolume      = "referee-cri.github.io/volume"      // a graft: the volume's ID
 	labelDirectory   = "referee-cri.github.io/directory"   // the snapshot's own directory
 	labelPlaceholder = "referee-cri.github.io/placeholder" // "true": a link to nothing
+	// A plain directory that replaced a graft: the ID of the volume it stood on.
+	labelMaterialised = "referee-cri.github.io/materialised"
+	// A container's own snapshot, perhaps mounted over a graft that has been
+	// replaced since: <the volume's ID>@<boot ID>.
+	labelReads = "referee-cri.github.io/reads"
 )
 
-// leaseLife bounds how long a lease of ours outlives a crash.
-const leaseLife = time.Hour
+// How long leases of ours outlive a crash: of a pull, and of a replacement,
+// which may fetch a large image over a slow line.
+const (
+	leaseLife        = time.Hour
+	replaceLeaseLife = 24 * time.Hour
+)
 
 // Options of a Grafter.
 type Options struct {
@@ -49,15 +58,17 @@ type Options struct {
 // Grafter puts grafts into one snapshotter of one containerd.
 type Grafter struct {
 	snapshots snapshots.Snapshotter
+	resources string // what leases call its snapshots
 	leases    leases.Manager
 	namespace string
 	volumes   string
 	log       *zap.Logger
 	locks     *chainLocks
+	bootID    func() (string, error)
 
-	mu    sync.Mutex          // held while binds are made or reconciled
-	fresh map[string]struct{} // snapshot directories bound but not committed yet
-	root  string              // the snapshotter's snapshots directory, once known
+	mu   sync.Mutex          // held while binds are made or reconciled, and grafts replaced
+	busy map[string]struct{} // snapshot directories with a bind not committed yet, or a plain directory in the making
+	root string              // the snapshotter's snapshots directory, once known
 }
 
 // New returns a Grafter. It does not talk to containerd yet.
@@ -66,13 +77,15 @@ func New(opts Options) *Grafter {
 		opts.Log = zap.NewNop()
 	}
 	return &Grafter{
+		resources: "snapshots/" + opts.Snapshotter,
 		snapshots: snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(opts.Conn), opts.Snapshotter),
 		leases:    leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(opts.Conn)),
 		namespace: opts.Namespace,
 		volumes:   opts.VolumesDir,
 		log:       opts.Log,
 		locks:     newChainLocks(),
-		fresh:     make(map[string]struct{}),
+		busy:      make(map[string]struct{}),
+		bootID:    bootID,
 	}
 }
 
@@ -82,7 +95,7 @@ func New(opts Options) *Grafter {
 // stands in the way.
 func (g *Grafter) Check(ctx context.Context) error {
 	ctx = g.context(ctx)
-	lease, err := g.newLease(ctx)
+	lease, err := g.newLease(ctx, leaseLife)
 	if err != nil {
 		return err
 	}
@@ -154,7 +167,7 @@ func (g *Grafter) states(ctx context.Context, chains []digest.Digest) ([]State, 
 // CollectGarbage makes containerd collect garbage now, and waits for it.
 func (g *Grafter) CollectGarbage(ctx context.Context) error {
 	ctx = g.context(ctx)
-	lease, err := g.newLease(ctx)
+	lease, err := g.newLease(ctx, leaseLife)
 	if err != nil {
 		return err
 	}
@@ -165,8 +178,8 @@ func (g *Grafter) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, g.namespace)
 }
 
-func (g *Grafter) newLease(ctx context.Context) (leases.Lease, error) {
-	lease, err := g.leases.Create(ctx, leases.WithID("referee-"+uuid.NewString()), leases.WithExpiration(leaseLife))
+func (g *Grafter) newLease(ctx context.Context, life time.Duration) (leases.Lease, error) {
+	lease, err := g.leases.Create(ctx, leases.WithID("referee-"+uuid.NewString()), leases.WithExpiration(life))
 	if err != nil {
 		return leases.Lease{}, fmt.Errorf("create lease: %w", err)
 	}

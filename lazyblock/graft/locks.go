@@ -22,6 +22,7 @@ type chainLocks struct {
 
 type chainUse struct {
 	real, standIn int
+	alone         bool // one of the real holders lets no other replace the content
 	draining      bool // the last placeholder holder is taking the placeholder away
 }
 
@@ -31,6 +32,7 @@ type hold struct {
 	real    []digest.Digest
 	standIn []digest.Digest
 	all     bool
+	alone   bool // no second hold of real's chains that is alone, too
 }
 
 func newChainLocks() *chainLocks {
@@ -62,7 +64,7 @@ func (l *chainLocks) free(want hold) bool {
 		return false
 	}
 	for _, chain := range want.real {
-		if use := l.chains[chain]; use != nil && (use.standIn > 0 || use.draining) {
+		if use := l.chains[chain]; use != nil && (use.standIn > 0 || use.draining || want.alone && use.alone) {
 			return false
 		}
 	}
@@ -76,7 +78,9 @@ func (l *chainLocks) free(want hold) bool {
 
 func (l *chainLocks) take(want hold) {
 	for _, chain := range want.real {
-		l.use(chain).real++
+		use := l.use(chain)
+		use.real++
+		use.alone = use.alone || want.alone
 	}
 	for _, chain := range want.standIn {
 		l.use(chain).standIn++
@@ -119,7 +123,9 @@ func (h *hold) release(remove func(digest.Digest)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, chain := range h.real {
-		l.chains[chain].real--
+		use := l.chains[chain]
+		use.real--
+		use.alone = use.alone && !h.alone
 		l.drop(chain)
 	}
 	for _, chain := range last {

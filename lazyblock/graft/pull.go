@@ -162,7 +162,7 @@ func (p *Pull) settle(ctx context.Context, states []State) error {
 func (p *Pull) leased(ctx context.Context) (context.Context, error) {
 	ctx = p.g.context(ctx)
 	if p.lease == nil {
-		lease, err := p.g.newLease(ctx)
+		lease, err := p.g.newLease(ctx, leaseLife)
 		if err != nil {
 			return nil, err
 		}
@@ -275,7 +275,7 @@ func (g *Grafter) graft(ctx context.Context, chain digest.Digest, volume string)
 func (g *Grafter) bindFresh(where place, volume string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.fresh[where.dir] = struct{}{}
+	g.busy[where.dir] = struct{}{}
 	if err := where.mountVolume(filepath.Join(g.volumes, volume)); err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (g *Grafter) bindFresh(where place, volume string) error {
 func (g *Grafter) settled(where place) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.fresh, where.dir)
+	delete(g.busy, where.dir)
 }
 
 // discard undoes an uncommitted graft.

@@ -25,8 +25,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -51,6 +51,7 @@ type Options struct {
 	Namespace string
 	Grafter   *graft.Grafter
 	Volumes   *volume.Manager
+	Registry  *registry.Client // where original layers come from; nil: Materialise fails
 	Log       *zap.Logger
 }
 
@@ -61,6 +62,7 @@ type Host struct {
 	namespace string
 	grafter   *graft.Grafter
 	volumes   *volume.Manager
+	registry  *registry.Client
 	log       *zap.Logger
 	wake      chan struct{} // capacity 1: a reason to reconcile soon
 	collect   atomic.Bool   // an image was removed since containerd last collected garbage for us
@@ -77,6 +79,7 @@ func New(opts Options) *Host {
 		namespace: opts.Namespace,
 		grafter:   opts.Grafter,
 		volumes:   opts.Volumes,
+		registry:  opts.Registry,
 		log:       opts.Log,
 		wake:      make(chan struct{}, 1),
 	}
@@ -105,27 +108,13 @@ type Report struct {
 }
 
 // Present returns the chain IDs of the image that containerd has under
-// reference, if its top chain holds content; else nil.
-func (h *Host) Present(ctx context.Context, reference string) ([]digest.Digest, error) {
-	ctx = namespaces.WithNamespace(ctx, h.namespace)
-	response, err := h.images.Get(ctx, &imagesapi.GetImageRequest{Name: reference})
-	if err != nil {
-		err = errgrpc.ToNative(err)
-		if errdefs.IsNotFound(err) {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("look up image %s: %w", reference, err)
+// ref, if its top chain holds content; else nil.
+func (h *Host) Present(ctx context.Context, ref string) ([]digest.Digest, error) {
+	image, err := h.Original(ctx, ref)
+	if err != nil || image == nil || len(image.DiffIDs) == 0 {
+		return nil, err
 	}
-	target := response.GetImage().GetTarget()
-	descriptor := ocispec.Descriptor{MediaType: target.GetMediaType(), Digest: digest.Digest(target.GetDigest()), Size: target.GetSize()}
-	diffIDs, err := h.diffIDs(ctx, descriptor)
-	if errdefs.IsNotFound(err) || err == nil && len(diffIDs) == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look up image %s: %w", reference, err)
-	}
-	chains := identity.ChainIDs(diffIDs)
+	chains := image.ChainIDs()
 	state, err := h.grafter.State(ctx, chains[len(chains)-1])
 	if err != nil || state != graft.Ordinary && state != graft.Grafted {
 		return nil, err
@@ -133,12 +122,39 @@ func (h *Host) Present(ctx context.Context, reference string) ([]digest.Digest, 
 	return chains, nil
 }
 
-func (h *Host) diffIDs(ctx context.Context, target ocispec.Descriptor) ([]digest.Digest, error) {
-	config, err := images.Config(ctx, h.content, target, platforms.Default())
+// Original returns the image that containerd has under ref, nil if it has
+// none, or not all of the image's documents for this platform.
+func (h *Host) Original(ctx context.Context, ref string) (*Original, error) {
+	image, err := h.original(namespaces.WithNamespace(ctx, h.namespace), ref)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up image %s: %w", ref, err)
+	}
+	return image, nil
+}
+
+func (h *Host) original(ctx context.Context, ref string) (*Original, error) {
+	response, err := h.images.Get(ctx, &imagesapi.GetImageRequest{Name: ref})
+	if err != nil {
+		return nil, errgrpc.ToNative(err)
+	}
+	target := response.GetImage().GetTarget()
+	descriptor := ocispec.Descriptor{MediaType: target.GetMediaType(), Digest: digest.Digest(target.GetDigest()), Size: target.GetSize()}
+	manifest, err := images.Manifest(ctx, h.content, descriptor, platforms.Default())
 	if err != nil {
 		return nil, err
 	}
-	return images.RootFS(ctx, h.content, config)
+	diffIDs, err := images.RootFS(ctx, h.content, manifest.Config)
+	if err != nil {
+		return nil, err
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, err
+	}
+	return &Original{Repository: named.Name(), Layers: manifest.Layers, DiffIDs: diffIDs}, nil
 }
 
 // Shield readies the node for an ordinary pull of an image with these chains;
@@ -157,6 +173,9 @@ func (h *Host) Shield(ctx context.Context, chains []digest.Digest) (release func
 func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentials) (release func(), report Report, err error) {
 	if !h.volumes.CanOpen(image.Volume.Format) {
 		return nil, report, reason.Errorf(reason.NotAttachable, "no reader for format %q", image.Volume.Format)
+	}
+	if len(image.Chains) > 0 {
+		image.Volume.Chain = image.Chains[len(image.Chains)-1] // what its word is for
 	}
 	var (
 		pull   *graft.Pull
@@ -230,10 +249,10 @@ func (h *Host) store(ctx context.Context, documents []Document) error {
 	return group.Wait()
 }
 
-// Renew lets the lazy image that containerd has under reference be read with
+// Renew lets the lazy image that containerd has under ref be read with
 // creds from now on. Of an ordinary image nothing is read: nothing happens.
-func (h *Host) Renew(ctx context.Context, reference, repository string, creds registry.Credentials) error {
-	chains, err := h.Present(ctx, reference)
+func (h *Host) Renew(ctx context.Context, ref, repository string, creds registry.Credentials) error {
+	chains, err := h.Present(ctx, ref)
 	if err != nil || len(chains) == 0 {
 		return err
 	}
@@ -307,29 +326,25 @@ func (h *Host) collectGarbage(ctx context.Context) {
 }
 
 func (h *Host) reconcile(ctx context.Context) error {
-	// In this order: a volume that is idle now and grafted nowhere afterwards is
-	// wanted by nobody; a pull that comes between pins it again.
+	// In this order: a volume that is idle now and not wanted afterwards is wanted
+	// by nobody; a pull that comes between pins it again.
 	idle, err := h.volumes.Idle()
 	if err != nil {
 		return err
 	}
-	grafts, err := h.grafter.Grafts(ctx)
+	wanted, err := h.grafter.Wanted(ctx)
 	if err != nil {
 		return err
 	}
 	keep := make(map[string]bool)
-	var ids []string
-	for _, graft := range grafts {
-		if !keep[graft.Volume] {
-			keep[graft.Volume] = true
-			ids = append(ids, graft.Volume)
-		}
+	for _, id := range wanted {
+		keep[id] = true
 	}
-	err = h.volumes.Restore(ctx, ids)
+	err = h.volumes.Restore(ctx, wanted)
 	if err == nil {
 		h.volumes.Restored()
 	}
-	_, bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
+	bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
 	if bindErr == nil {
 		bindErr = h.volumes.Sweep(ctx, idle, keep)
 	}
