@@ -3,6 +3,8 @@
 CONTAINERD     := 2.4.2
 CONTAINERD_OLD := 1.7.35
 GOLANGCI_LINT  := 2.15.0
+ORAS           := 1.3.6
+COSIGN         := 3.1.3
 
 CACHE := $(CURDIR)/.cache
 TOOLS := $(CACHE)/tools
@@ -23,7 +25,7 @@ deps: ## Install the Debian packages that tests and demo need
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 $(PACKAGES)
 
 .PHONY: tools
-tools: $(TOOLS)/containerd-$(CONTAINERD)/.done $(TOOLS)/containerd-$(CONTAINERD_OLD)/.done ## Build both containerd versions into .cache/tools
+tools: $(addprefix $(TOOLS)/,$(addsuffix /.done,containerd-$(CONTAINERD) containerd-$(CONTAINERD_OLD) oras-$(ORAS) cosign-$(COSIGN))) ## Build containerd, oras and cosign into .cache/tools
 
 $(TOOLS)/containerd-$(CONTAINERD)/.done:
 	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath $(CONTAINERD_CMDS)
@@ -32,6 +34,14 @@ $(TOOLS)/containerd-$(CONTAINERD)/.done:
 $(TOOLS)/containerd-$(CONTAINERD_OLD)/.done:
 	mkdir -p $(@D)
 	cd e2e/tools/containerd17 && CGO_ENABLED=0 go build -trimpath -o $(@D)/ tool
+	touch $@
+
+$(TOOLS)/oras-$(ORAS)/.done:
+	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath oras.land/oras/cmd/oras@v$(ORAS)
+	touch $@
+
+$(TOOLS)/cosign-$(COSIGN)/.done:
+	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath github.com/sigstore/cosign/v3/cmd/cosign@v$(COSIGN)
 	touch $@
 
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done:

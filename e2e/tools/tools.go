@@ -1,8 +1,8 @@
 // Package tools finds the programs that the end-to-end tests, the demo and the
-// benchmarks run: both containerd versions and the referee binary. It builds
-// what is missing through the Makefile, which holds the versions, into the
-// checkout's .cache folder. It never looks at containerd installed on the host.
-// It runs no goroutines.
+// benchmarks run: both containerd versions, other projects' command lines and the
+// referee binary. It builds what is missing through the Makefile, which holds the
+// versions, into the checkout's .cache folder. It never looks at what is installed
+// on the host. It runs no goroutines.
 package tools
 
 import (
@@ -51,14 +51,26 @@ func Cache(elem ...string) (string, error) {
 }
 
 // Containerd returns the folder with containerd, containerd-shim-runc-v2 and
-// ctr of that version ("2.4.2"). A version that the Makefile knows is built
-// when it is missing, which takes minutes the first time.
+// ctr of that version ("2.4.2"). See Program.
 func Containerd(ctx context.Context, version string) (string, error) {
+	return built(ctx, "containerd-"+version)
+}
+
+// Program returns the path of a single program of that version: "oras", "1.3.6".
+// A version that the Makefile knows is built when it is missing, which takes
+// minutes the first time.
+func Program(ctx context.Context, name, version string) (string, error) {
+	dir, err := built(ctx, name+"-"+version)
+	return filepath.Join(dir, name), err
+}
+
+// built returns the folder of a tool, made by the Makefile if necessary.
+func built(ctx context.Context, tool string) (string, error) {
 	base, err := Cache("tools")
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(base, "containerd-"+version)
+	dir := filepath.Join(base, tool)
 	done := filepath.Join(dir, ".done")
 	if exists(done) {
 		return dir, nil
@@ -75,7 +87,7 @@ func Containerd(ctx context.Context, version string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return dir, run(exec.CommandContext(ctx, "make", "-C", root, done), "build containerd "+version)
+	return dir, run(exec.CommandContext(ctx, "make", "-C", root, done), "build "+tool)
 }
 
 // Referee returns the path of a referee binary built from this checkout, or
