@@ -71,7 +71,7 @@ func TestArtifactsAreVerified(t *testing.T) {
 		"two kinds at once":      {form: form{artifactType: typeNative, layers: 3, change: func(m map[string]any) { m["manifests"] = []int{} }}, want: reason.ArtifactInvalid},
 		"says another type":      {form: form{artifactType: typeNative, layers: 3, change: func(m map[string]any) { m["mediaType"] = ocispec.MediaTypeImageIndex }}, want: reason.ArtifactInvalid},
 		"no config":              {form: form{artifactType: typeNative, layers: 3, change: func(m map[string]any) { delete(m, "config") }}, want: reason.ArtifactInvalid},
-		"TurboOCI":               {form: form{artifactType: typeTurbo, layers: 3}, want: reason.NoMatch},
+		"TurboOCI of nothing":    {form: form{artifactType: typeTurbo, layers: 3}, want: reason.ArtifactInvalid},
 		"unknown type":           {form: form{artifactType: "application/vnd.example.fast", layers: 3}, want: reason.NoMatch},
 		"Azure": {form: form{artifactType: typeAzure, layers: 3, change: func(m map[string]any) {
 			m["annotations"] = map[string]string{"streaming.format": "overlaybd", "streaming.version": "v1", "streaming.platform.os": "linux", "streaming.platform.arch": "amd64"}

@@ -46,12 +46,16 @@ type judge struct {
 	signatures sync.Map // of digest.Digest: func() gathered
 }
 
-// attached lists what is attached to d.
+// attached lists what is attached to d: forms of the image, or signatures of an artifact.
 func (j *judge) attached(ctx context.Context, d digest.Digest) listing {
-	if j.early != nil && j.early.subject == d {
+	switch {
+	case j.early != nil && j.early.subject == d:
 		return j.early.wait(ctx)
+	case d == j.img.Manifest.Digest || d == j.img.top().Digest:
+		return j.finder.find(ctx, d)
+	default:
+		return j.finder.findAll(ctx, d)
 	}
-	return j.finder.find(ctx, d)
 }
 
 // outcome is what became of one referrer: exactly one member is set.
@@ -218,7 +222,7 @@ func (j *judge) forPlatform(ctx context.Context, m *Manifest, s subject) (*Manif
 
 func (j *judge) recognise(ctx context.Context, m *Manifest) (*Candidate, error) {
 	for _, r := range j.n.recognisers {
-		c, err := r.Recognise(ctx, Artifact{Manifest: m, Platform: j.wanted, Fetch: j.fetch})
+		c, err := r.Recognise(ctx, Artifact{Manifest: m, Platform: j.wanted, Image: j.img.Layers, Fetch: j.fetch})
 		if !errors.Is(err, ErrNotMine) {
 			return c, err
 		}
@@ -226,12 +230,15 @@ func (j *judge) recognise(ctx context.Context, m *Manifest) (*Candidate, error) 
 	return nil, ErrNotMine
 }
 
-// fit decides how the candidate's layers stand to the image's. Equal numbers
-// need no further proof. Otherwise the artifact's own config must count the
-// layers that are there, and either there is one layer for the whole image, or
-// one more than the image has: an empty file system below.
+// fit decides how the candidate's layers stand to the image's, unless its
+// recogniser knows. Equal numbers need no further proof. Otherwise the artifact's
+// own config must count the layers that are there, and either there is one layer
+// for the whole image, or one more than the image has: an empty file system below.
 func (j *judge) fit(ctx context.Context, c *Candidate) error {
 	have, want := len(c.Layers), len(j.img.Layers)
+	if c.Fit != "" {
+		return nil
+	}
 	switch have {
 	case want:
 		c.Fit = FitLayers

@@ -28,9 +28,10 @@ const (
 	LegacyOff LegacyMode = iota
 	// LegacyOn: always, at the same time as the current ones.
 	LegacyOn
-	// LegacyAuto: when the current ones know nothing attached; what the registry
-	// lacks is remembered for a day. The first version of the endpoint cannot say
-	// "not here" otherwise than "nothing attached", so it is asked each time.
+	// LegacyAuto: at the same time, where the registry has shown that it has them.
+	// Whether it does is found out when the current ones know nothing attached:
+	// in the background, once a day for each project of a registry, so that no
+	// pull waits for it. What is found there, the next pull knows.
 	LegacyAuto
 )
 
@@ -47,12 +48,27 @@ type listKey struct {
 	repository string
 	subject    digest.Digest
 	found      Discovery // FoundCosignTag, or "" for all that list referrers
+	legacyType string    // the artifact type that legacy endpoints were asked for, "" for all
 }
 
-// find lists what is attached to subject, by every way that is enabled for the
-// repository.
+// find lists the forms attached to subject, by every way that is enabled for the
+// repository. Artifacts of other kinds may be among them.
 func (f *finder) find(ctx context.Context, subject digest.Digest) listing {
-	return f.remember(listKey{repository: f.repo.Name(), subject: subject}, func() listing { return f.ask(ctx, subject) })
+	return f.lookUp(ctx, subject, f.legacyType())
+}
+
+// findAll lists everything attached to subject.
+func (f *finder) findAll(ctx context.Context, subject digest.Digest) listing {
+	return f.lookUp(ctx, subject, "")
+}
+
+func (f *finder) lookUp(ctx context.Context, subject digest.Digest, legacyType string) listing {
+	key := listKey{repository: f.repo.Name(), subject: subject, legacyType: legacyType}
+	found := f.remember(key, func() listing { return f.ask(ctx, key) })
+	if f.legacy == LegacyAuto && len(found.entries) == 0 && found.problem == nil {
+		f.probeLater(ctx, key)
+	}
+	return found
 }
 
 // remember asks unless the answer is known.
@@ -108,19 +124,18 @@ func (l *lookahead) stop() {
 	<-l.done
 }
 
-func (f *finder) ask(ctx context.Context, subject digest.Digest) listing {
-	if f.legacy != LegacyOn {
-		found := f.current(ctx, subject)
-		if f.legacy == LegacyAuto && len(found.entries) == 0 {
-			found.merge(f.former(ctx, subject))
-		}
-		return found
+func (f *finder) ask(ctx context.Context, key listKey) listing {
+	var former listing
+	var beside sync.WaitGroup // waited for below
+	switch f.legacy {
+	case LegacyOn:
+		beside.Go(func() { former = f.former(ctx, key, notUnsupported) })
+	case LegacyAuto:
+		beside.Go(func() { former = f.former(ctx, key, onlySupported) })
+	case LegacyOff:
 	}
-	var found, former listing
-	var both sync.WaitGroup // waited for below
-	both.Go(func() { former = f.former(ctx, subject) })
-	found = f.current(ctx, subject)
-	both.Wait()
+	found := f.current(ctx, key.subject)
+	beside.Wait()
 	if len(former.entries) > 0 && len(found.entries) == 0 {
 		found.problem = nil // the other way has answered
 	}

@@ -160,18 +160,16 @@ func TestLegacyEndpoints(t *testing.T) {
 		fault    *regtest.Fault
 		want     negotiate.Discovery
 	}{
-		"second version":                   {regtest.Features{ORASv2: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv2},
-		"first version":                    {regtest.Features{ORASv1: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv1},
-		"newer one first":                  {regtest.Features{ORASv2: true, ORASv1: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv2},
-		"with the OCI API beside it":       {regtest.Features{ORASv1: true, Referrers: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv1},
-		"automatically":                    {regtest.Features{ORASv1: true}, negotiate.LegacyAuto, nil, negotiate.FoundORASv1},
-		"automatically, API lists nothing": {regtest.Features{ORASv2: true, Referrers: true}, negotiate.LegacyAuto, nil, negotiate.FoundORASv2},
-		"off":                              {regtest.Features{ORASv1: true, ORASv2: true}, negotiate.LegacyOff, nil, ""},
-		"minor version":                    {regtest.Features{ORASv2: true}, negotiate.LegacyOn, version("oras/1.7"), negotiate.FoundORASv2},
-		"no version":                       {regtest.Features{ORASv2: true}, negotiate.LegacyOn, version(""), negotiate.FoundORASv2},
-		"major version":                    {regtest.Features{ORASv2: true}, negotiate.LegacyOn, version("oras/2.0"), ""},
-		"the other's list key":             {regtest.Features{ORASv1: true}, negotiate.LegacyOn, &regtest.Fault{Match: regtest.Path("/oras/"), Rewrite: func(b []byte) []byte { return bytes.Replace(b, []byte("references"), []byte("referrers"), 1) }}, negotiate.FoundORASv1},
-		"API out of order":                 {regtest.Features{ORASv2: true, Referrers: true}, negotiate.LegacyOn, &regtest.Fault{Match: regtest.Path("/app/referrers/"), Status: 500}, negotiate.FoundORASv2},
+		"second version":             {regtest.Features{ORASv2: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv2},
+		"first version":              {regtest.Features{ORASv1: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv1},
+		"newer one first":            {regtest.Features{ORASv2: true, ORASv1: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv2},
+		"with the OCI API beside it": {regtest.Features{ORASv1: true, Referrers: true}, negotiate.LegacyOn, nil, negotiate.FoundORASv1},
+		"off":                        {regtest.Features{ORASv1: true, ORASv2: true}, negotiate.LegacyOff, nil, ""},
+		"minor version":              {regtest.Features{ORASv2: true}, negotiate.LegacyOn, version("oras/1.7"), negotiate.FoundORASv2},
+		"no version":                 {regtest.Features{ORASv2: true}, negotiate.LegacyOn, version(""), negotiate.FoundORASv2},
+		"major version":              {regtest.Features{ORASv2: true}, negotiate.LegacyOn, version("oras/2.0"), ""},
+		"the other's list key":       {regtest.Features{ORASv1: true}, negotiate.LegacyOn, &regtest.Fault{Match: regtest.Path("/oras/"), Rewrite: func(b []byte) []byte { return bytes.Replace(b, []byte("references"), []byte("referrers"), 1) }}, negotiate.FoundORASv1},
+		"API out of order":           {regtest.Features{ORASv2: true, Referrers: true}, negotiate.LegacyOn, &regtest.Fault{Match: regtest.Path("/app/referrers/"), Status: 500}, negotiate.FoundORASv2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

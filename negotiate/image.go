@@ -190,8 +190,10 @@ func (r *resolver) checkConfigPlatform(ctx context.Context, config ocispec.Descr
 }
 
 // runnable returns the entries that may be images for a platform, best first:
-// containerd's order, equal ones as listed, those without platform last. What
-// BuildKit, SOCI and others keep beside images is left out.
+// containerd's order, equal ones as listed, those without platform last. Entries
+// with os.features that the platform has not (EROFS and Nydus alternatives) do
+// not match, as in containerd 2.1 and later; before, it took whichever stood
+// first. What BuildKit, SOCI and others keep beside images is left out.
 func runnable(entries []ocispec.Descriptor, platform platforms.MatchComparer) []ocispec.Descriptor {
 	var found []ocispec.Descriptor
 	for _, d := range entries {
@@ -213,11 +215,12 @@ func runnable(entries []ocispec.Descriptor, platform platforms.MatchComparer) []
 	return found
 }
 
-// foreignEntry tells an artifact kept in an index (a SOCI v2 index) from an
-// image. Accelerated images are runnable and carry an artifact type as well, so
-// the type alone does not tell.
+// foreignEntry tells an artifact kept in an index (a SOCI index) from an image.
+// Accelerated images are runnable and carry an artifact type as well, so that
+// alone does not tell.
 func foreignEntry(d ocispec.Descriptor) bool {
-	return d.ArtifactType != "" && d.Annotations["com.amazon.soci.image-manifest-digest"] != ""
+	return d.ArtifactType == artifactTypeSOCIv1 || d.ArtifactType == artifactTypeSOCIv2 ||
+		d.ArtifactType != "" && d.Annotations[annotationSOCIManifest] != ""
 }
 
 // imageConfig is what negotiation needs of an image config.

@@ -49,7 +49,6 @@ type Options struct {
 type Negotiator struct {
 	client      *registry.Client
 	recognisers []Recogniser
-	legacyTypes []string
 	policy      Policy
 	attachable  func(format string) error
 	verifyImage func(ctx context.Context, reference string, top ocispec.Descriptor) error
@@ -59,9 +58,11 @@ type Negotiator struct {
 	lists     *lru[listKey, listing]
 	support   supportBook
 	artifacts *lru[artifactKey, []byte]
+
+	background background
 }
 
-// New returns a Negotiator.
+// New returns a Negotiator. Close it.
 func New(opts Options) *Negotiator {
 	if opts.Recognisers == nil {
 		opts.Recognisers = Recognisers()
@@ -84,17 +85,13 @@ func New(opts Options) *Negotiator {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	n := &Negotiator{
+	return &Negotiator{
 		client: opts.Client, recognisers: opts.Recognisers, policy: opts.Policy,
 		attachable: opts.Attachable, verifyImage: opts.VerifyImage, timeout: opts.DiscoveryTimeout, log: opts.Log,
 		lists:     newLRU[listKey, listing](listCacheEntries, opts.Now),
 		support:   supportBook{newLRU[supportKey, verdict](supportCacheSize, opts.Now)},
 		artifacts: newLRU[artifactKey, []byte](artifactCacheBytes, opts.Now),
 	}
-	for _, r := range n.recognisers {
-		n.legacyTypes = append(n.legacyTypes, r.LegacyTypes()...)
-	}
-	return n
 }
 
 // Request is one image to plan for.
@@ -111,13 +108,19 @@ type Request struct {
 // its digest says. Whatever goes wrong in discovery gives a plan without Chosen,
 // and the reason.
 func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
+	plan, _, err := n.plan(ctx, req)
+	return plan, err
+}
+
+// plan also returns the judge, for who wants to know more.
+func (n *Negotiator) plan(ctx context.Context, req Request) (*Plan, *judge, error) {
 	named, tagOrDigest, err := parseReference(req.Reference)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	repo, err := n.client.Repository(named.Name(), req.Credentials)
 	if err != nil {
-		return nil, fmt.Errorf("open repository %s: %w", named.Name(), err)
+		return nil, nil, fmt.Errorf("open repository %s: %w", named.Name(), err)
 	}
 	wanted := platforms.DefaultSpec()
 	if req.Platform != nil {
@@ -138,12 +141,12 @@ func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
 		defer j.early.stop()
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := n.complete(ctx, plan, j); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return plan, nil
+	return plan, j, nil
 }
 
 // complete loads the image's config while it looks for accelerated forms.

@@ -34,8 +34,20 @@ var amd64 = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
 func newNegotiator(t *testing.T, opts negotiate.Options) *negotiate.Negotiator {
 	t.Helper()
 	opts.Client = registry.New(registry.Options{HostDirs: []string{t.TempDir()}})
-	t.Cleanup(func() { _ = opts.Client.Close() })
-	return negotiate.New(opts)
+	n := negotiate.New(opts)
+	t.Cleanup(func() {
+		n.Close()
+		_ = opts.Client.Close()
+	})
+	return n
+}
+
+// onlyOverlaybd is a node that has a reader for overlaybd alone.
+func onlyOverlaybd(format string) error {
+	if format != "overlaybd" {
+		return reason.Errorf(reason.NotAttachable, "this node has no reader for %s", format)
+	}
+	return nil
 }
 
 // plan makes a plan that has to succeed.
@@ -223,16 +235,21 @@ func TestConfigAndReferrersAreAskedTogether(t *testing.T) {
 
 // hang lets requests for path hang; the channel is closed when the first one does.
 func hang(reg *regtest.Registry, path string) <-chan struct{} {
-	struck, match := make(chan struct{}), regtest.Path(path)
+	reg.Inject(regtest.Fault{Match: regtest.Path(path), Hang: true})
+	return struck(reg, path)
+}
+
+// struck returns a channel that is closed when path is asked for.
+func struck(reg *regtest.Registry, path string) <-chan struct{} {
+	asked, match := make(chan struct{}), regtest.Path(path)
 	var once sync.Once
-	reg.Inject(regtest.Fault{Hang: true, Match: func(req *http.Request) bool {
+	reg.Inject(regtest.Fault{Match: func(req *http.Request) bool {
 		if match(req) {
-			once.Do(func() { close(struck) })
-			return true
+			once.Do(func() { close(asked) })
 		}
 		return false
 	}})
-	return struck
+	return asked
 }
 
 // TestReferrersOfAnIndexsManifestAreAskedWhileItIsFetched holds both back until both are asked for.

@@ -53,7 +53,7 @@ func worthTag(problem error) bool {
 func (f *finder) referrersAPI(ctx context.Context, subject digest.Digest) (listing, verdict) {
 	req := registry.Request{
 		Path:   "referrers/" + subject.String(),
-		Header: http.Header{"Accept": {acceptIndex}}, Capability: registry.Referrers,
+		Header: http.Header{"Accept": {acceptIndex}}, Capability: registry.Referrers, Accept: acceptList,
 	}
 	first, err := f.getPatiently(ctx, req)
 	if err != nil {
@@ -62,7 +62,7 @@ func (f *finder) referrersAPI(ctx context.Context, subject digest.Digest) (listi
 	body, err := indexPage(first)
 	switch {
 	case errors.Is(err, errNotIndex):
-		return listing{}, unsupported // a login page, or somebody's catch-all
+		return listing{}, unsupported
 	case err != nil:
 		return listing{problem: err}, unknown
 	}
@@ -72,6 +72,9 @@ func (f *finder) referrersAPI(ctx context.Context, subject digest.Digest) (listi
 // apiRefused reads an error status (the reader's table of the specification's
 // "Listing Referrers", and what registries do instead).
 func apiRefused(err error) (listing, verdict) {
+	if errors.Is(err, errNotIndex) {
+		return listing{}, unsupported // a login page, or somebody's catch-all
+	}
 	code, codes, _ := status(err)
 	switch code {
 	case http.StatusNotFound:
@@ -91,13 +94,25 @@ func apiRefused(err error) (listing, verdict) {
 // errNotIndex says that an answer is of another kind than the one asked for.
 var errNotIndex = reason.Errorf(reason.RegistryError, "answer is no list of referrers")
 
-// indexPage decodes an answer of the API. Harbor before 2.11 served it as
-// application/json, others as a Docker list; a body that is plainly an index is
-// taken under those, nothing under any other type.
+// listTypes are the content types of lists. Harbor before 2.11 served them as
+// application/json, others as a Docker list.
+var listTypes = []string{ocispec.MediaTypeImageIndex, "application/json", mediaTypeDockerList}
+
+// acceptList sends the request to the next host where one answers with a page
+// for people, as mirrors do that do not know the path.
+func acceptList(resp *registry.Response) error {
+	if !slices.Contains(listTypes, bareMediaType(resp.Header.Get("Content-Type"))) {
+		return errNotIndex
+	}
+	return nil
+}
+
+// indexPage decodes an answer of the API. Where its type does not say so exactly,
+// the body must plainly be an index.
 func indexPage(a *answer) (page, error) {
 	var body page
 	exact := a.mediaType == ocispec.MediaTypeImageIndex
-	if !exact && a.mediaType != "application/json" && a.mediaType != mediaTypeDockerList {
+	if !slices.Contains(listTypes, a.mediaType) {
 		return page{}, errNotIndex
 	}
 	if err := json.Unmarshal(a.body, &body); err != nil {
@@ -225,10 +240,9 @@ func (f *finder) getPatiently(ctx context.Context, req registry.Request) (*answe
 	if code != http.StatusTooManyRequests {
 		return a, err
 	}
-	seconds, perr := strconv.Atoi(header.Get("Retry-After"))
-	wait := time.Duration(seconds) * time.Second
+	wait, said := retryAfter(header.Get("Retry-After"))
 	deadline, bounded := ctx.Deadline()
-	if perr != nil || seconds < 0 || wait > maxRetryAfter || (bounded && time.Until(deadline) < wait) {
+	if !said || wait > maxRetryAfter || (bounded && time.Until(deadline) < wait) {
 		return nil, err
 	}
 	timer := time.NewTimer(wait)
@@ -239,4 +253,15 @@ func (f *finder) getPatiently(ctx context.Context, req registry.Request) (*answe
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// retryAfter reads the header of that name: seconds, or a date (RFC 9110, 10.2.3).
+func retryAfter(value string) (wait time.Duration, said bool) {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second, true
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(date)), true
+	}
+	return 0, false
 }

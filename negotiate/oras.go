@@ -8,15 +8,15 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 )
 
-// former asks the endpoints of the ORAS artifacts specification, newest first;
-// the specification is frozen since 2023 and says: use OCI 1.1.
-func (f *finder) former(ctx context.Context, subject digest.Digest) listing {
+// former asks those endpoints of the ORAS artifacts specification whose verdict
+// is worth it, newest first; the specification is frozen since 2023 and says: use
+// OCI 1.1.
+func (f *finder) former(ctx context.Context, key listKey, worth func(verdict) bool) listing {
+	subject := key.subject
 	for _, way := range [...]struct {
 		found Discovery
 		path  string
@@ -25,24 +25,44 @@ func (f *finder) former(ctx context.Context, subject digest.Digest) listing {
 		{FoundORASv2, "_oras/artifacts/referrers", url.Values{"digest": {subject.String()}}},
 		{FoundORASv1, "/oras/artifacts/v1/" + f.repo.Path() + "/manifests/" + subject.String() + "/referrers", url.Values{}},
 	} {
-		key := supportKeyOf(way.found, f.repo.Registry(), f.repo.Path())
-		if f.n.support.of(key) == unsupported {
+		endpoint := supportKeyOf(way.found, f.repo.Registry(), f.repo.Path())
+		if !worth(f.n.support.of(endpoint)) {
 			continue
 		}
-		// Where the forms known here have one type among them, the registry may
-		// filter, as its clients of the time asked it to.
-		if types := f.n.legacyTypes; len(types) == 1 {
-			way.query.Set("artifactType", types[0])
+		if key.legacyType != "" {
+			way.query.Set("artifactType", key.legacyType)
 		}
 		found, seen := f.orasEndpoint(ctx, registry.Request{
 			Path: way.path, Query: way.query, Capability: registry.Referrers,
 		}, way.found)
-		f.n.support.note(key, seen)
+		f.n.support.note(endpoint, seen)
 		if seen == supported || found.problem != nil {
 			return found
 		}
 	}
 	return listing{}
+}
+
+func notUnsupported(v verdict) bool { return v != unsupported }
+
+func onlySupported(v verdict) bool { return v == supported }
+
+// legacyType is the artifact type that the registry may filter by, as its
+// clients of the time asked it to: that of the forms which this node can attach,
+// where they have one among them. No endpoint can be asked for two.
+func (f *finder) legacyType() string {
+	var types []string
+	if f.legacy != LegacyOff {
+		for _, r := range f.n.recognisers {
+			if legacy := r.LegacyTypes(); len(legacy) > 0 && f.n.attachable(r.Format()) == nil {
+				types = append(types, legacy...)
+			}
+		}
+	}
+	if len(types) != 1 {
+		return ""
+	}
+	return types[0]
 }
 
 // orasEndpoint asks one endpoint. Not-found is ambiguous: the endpoint, the

@@ -16,9 +16,8 @@ import (
 // Artifact types of the overlaybd family.
 const (
 	artifactTypeNative = "application/vnd.containerd.overlaybd.native.v1+json" // accelerated-container-image, `convertor --referrer`
-	artifactTypeTurbo  = "application/vnd.containerd.overlaybd.turbo.v1+json"
-	artifactTypeAzure  = "application/vnd.azure.artifact.streaming.v1" // Azure Container Registry, "artifact streaming"
-	artifactTypeDADI   = "dadi.image.v1"                               // in ORAS artifact manifests
+	artifactTypeAzure  = "application/vnd.azure.artifact.streaming.v1"         // Azure Container Registry, "artifact streaming"
+	artifactTypeDADI   = "dadi.image.v1"                                       // in ORAS artifact manifests
 )
 
 // Annotations on layer descriptors of converted images.
@@ -26,8 +25,6 @@ const (
 	annotationBlobDigest   = "containerd.io/snapshot/overlaybd/blob-digest"
 	annotationBlobSize     = "containerd.io/snapshot/overlaybd/blob-size"
 	annotationAcceleration = "containerd.io/snapshot/overlaybd/acceleration-layer"
-	annotationTurboTarget  = "containerd.io/snapshot/overlaybd/turbo-oci/target-digest"
-	annotationFastTarget   = "containerd.io/snapshot/overlaybd/fastoci/target-digest" // its earlier spelling
 )
 
 // overlaybd recognises native overlaybd images: converted manifests, what Azure
@@ -66,7 +63,7 @@ func (o overlaybd) Recognise(ctx context.Context, a Artifact) (*Candidate, error
 		}
 	}
 	c := &Candidate{Format: o.Format(), Config: config, Foreign: true}
-	if err := c.takeLayers(layers); err != nil {
+	if err := c.takeLayers(layers, checkLayer); err != nil {
 		return nil, reason.Wrap(reason.ArtifactInvalid, err)
 	}
 	return c, nil
@@ -92,9 +89,9 @@ func (overlaybd) unwrap(ctx context.Context, a Artifact) (*Manifest, error) {
 	return &Manifest{Config: &a.Files[0], Files: a.Files[1:]}, nil
 }
 
-// takeLayers splits off the acceleration layer, which stands last, and checks
-// each layer against its own annotations.
-func (c *Candidate) takeLayers(layers []ocispec.Descriptor) error {
+// takeLayers splits off the acceleration layer, which stands last, and has check
+// look at each of the others.
+func (c *Candidate) takeLayers(layers []ocispec.Descriptor, check func(ocispec.Descriptor) error) error {
 	if n := len(layers); n > 0 && layers[n-1].Annotations[annotationAcceleration] == "yes" {
 		trace := layers[n-1]
 		if err := checkBlobAnnotations(trace); err != nil {
@@ -106,7 +103,7 @@ func (c *Candidate) takeLayers(layers []ocispec.Descriptor) error {
 		return fmt.Errorf("it has no layers")
 	}
 	for i, d := range layers {
-		if err := checkLayer(d); err != nil {
+		if err := check(d); err != nil {
 			return fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
@@ -118,7 +115,7 @@ func checkLayer(d ocispec.Descriptor) error {
 	switch {
 	case d.Annotations[annotationAcceleration] == "yes":
 		return fmt.Errorf("an acceleration layer must be the last one")
-	case d.Annotations[annotationTurboTarget] != "" || d.Annotations[annotationFastTarget] != "":
+	case turboTarget(d) != "":
 		return fmt.Errorf("it is a TurboOCI layer among native ones")
 	case strings.HasSuffix(d.MediaType, "gzip") || strings.HasSuffix(d.MediaType, "zstd"):
 		return fmt.Errorf("media type %s is compressed, so it cannot be read at random", clip(d.MediaType))
@@ -145,7 +142,7 @@ func checkBlobAnnotations(d ocispec.Descriptor) error {
 // annotatedNative tells whether every layer is marked as a native overlaybd layer.
 func annotatedNative(layers []ocispec.Descriptor) bool {
 	return len(layers) > 0 && !slices.ContainsFunc(layers, func(d ocispec.Descriptor) bool {
-		return d.Annotations[annotationBlobDigest] == "" || d.Annotations[annotationTurboTarget] != "" || d.Annotations[annotationFastTarget] != ""
+		return d.Annotations[annotationBlobDigest] == "" || turboTarget(d) != ""
 	})
 }
 

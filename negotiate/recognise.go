@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/internal/reason"
 )
 
 // Recogniser knows the manifests of one family of accelerated images.
@@ -29,8 +32,9 @@ type Recogniser interface {
 // Artifact is what a recogniser looks at.
 type Artifact struct {
 	*Manifest
-	Platform ocispec.Platform // the platform wanted
-	// Manifest fetches a further manifest of the same repository, verified.
+	Platform ocispec.Platform     // the platform wanted
+	Image    []ocispec.Descriptor // layers of the image that it is attached to, bottom first
+	// Fetch fetches a further manifest of the same repository, verified.
 	Fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)
 }
 
@@ -42,7 +46,8 @@ type InPlaceRecogniser interface {
 	// RecogniseInPlace returns the form of this family that o holds. It returns
 	// ErrNotMine where there is none, and an error with a reason.Code for one that
 	// cannot be used. Candidate.Artifact is the image's manifest, or the entry of
-	// the index that is the form; layers may be left to whoever opens it.
+	// the index that is the form; layers may be left to whoever opens it, since
+	// no request is made.
 	RecogniseInPlace(o Original) (*Candidate, error)
 }
 
@@ -56,8 +61,75 @@ type Original struct {
 // ErrNotMine says that an artifact belongs to no form that a recogniser knows.
 var ErrNotMine = errors.New("artifact of another kind")
 
-// Recognisers returns those built in, the preferred first.
-func Recognisers() []Recogniser { return []Recogniser{overlaybd{}} }
+// Recognisers returns those built in, the preferred first: ready block images
+// before tables of contents, which a node has to work on before it can mount them.
+func Recognisers() []Recogniser {
+	return []Recogniser{overlaybd{}, turboOCI{}, erofs{}, nydus{}, eStargz{}, zstdChunked{}, soci{}}
+}
+
+// alternative returns the entry of the image's index that is marked as another
+// form of this platform's image, beside the manifest that was chosen.
+//
+// containerd passes such an entry over where its os.features are not the node's
+// (containerd 2.1 and later) or where the ordinary image stands first.
+func (o Original) alternative(marked func(ocispec.Descriptor) bool) (ocispec.Descriptor, bool) {
+	if o.Index == nil {
+		return ocispec.Descriptor{}, false
+	}
+	platform := o.Platform
+	for _, d := range o.Index.Manifests {
+		if d.Digest == o.Manifest.Descriptor.Digest && d.Platform != nil {
+			platform = *d.Platform
+			break
+		}
+	}
+	platform.OSFeatures = nil
+	same := platforms.OnlyStrict(platform)
+	for _, d := range o.Index.Manifests {
+		if d.Digest == o.Manifest.Descriptor.Digest || d.Platform == nil || !isImage(d.MediaType) || !marked(d) {
+			continue
+		}
+		plain := *d.Platform
+		plain.OSFeatures = nil
+		if same.Match(plain) {
+			return d, true
+		}
+	}
+	return ocispec.Descriptor{}, false
+}
+
+// entry is the candidate that an alternative is: whole, and covered by the
+// digest of the index but not by that of the image's own manifest.
+func (o Original) entry(d ocispec.Descriptor) *Candidate {
+	return &Candidate{Artifact: d, ArtifactType: d.ArtifactType, signable: []ocispec.Descriptor{d}}
+}
+
+// countLayers tells how many layers are marked. A form in place needs all of
+// them; none means that the image is of another kind.
+func (o Original) countLayers(what string, marked func(ocispec.Descriptor) bool) error {
+	found := 0
+	for _, d := range o.Manifest.Files {
+		if marked(d) {
+			found++
+		}
+	}
+	switch all := len(o.Manifest.Files); found {
+	case 0:
+		return ErrNotMine
+	case all:
+		return nil
+	default:
+		return reason.Errorf(reason.NoMatch, "%d of the image's %d layers are %s, and the others would have to be fetched whole", found, all, what)
+	}
+}
+
+// whole is the candidate that the image's own manifest is.
+func (o Original) whole() *Candidate {
+	return &Candidate{
+		Artifact: o.Manifest.Descriptor, ArtifactType: o.Manifest.ArtifactType, Created: created(o.Manifest.Annotations),
+		Config: o.Manifest.Config, Layers: slices.Clone(o.Manifest.Files), Fit: FitLayers,
+	}
+}
 
 // claim returns the recogniser of artifactType, nil if there is none, and the
 // position of the type among all types of all recognisers.
@@ -77,13 +149,9 @@ var namelessTypes = []string{
 	"", ocispec.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json", ocispec.MediaTypeEmptyJSON,
 }
 
-// otherTypes are artifact types met in the wild that are no form this version can
-// read, with words for a person. Longer prefixes stand first.
+// otherTypes are artifact types met in the wild that are no form of an image,
+// with words for a person. Longer prefixes stand first.
 var otherTypes = []struct{ prefix, what string }{
-	{artifactTypeTurbo, "a TurboOCI form (overlaybd metadata over the original layers), which is not supported yet"},
-	{"application/vnd.amazon.soci.", "a SOCI index, which is not supported yet"},
-	{"application/vnd.cncf.nydus.", "a Nydus form, which is not supported yet"},
-	{"application/vnd.nydus.", "a Nydus form, which is not supported yet"},
 	{"application/vnd.cncf.notary.", "a Notation signature, not a form of the image"},
 	{"application/vnd.dev.cosign.", "a cosign signature, not a form of the image"},
 	{"application/vnd.dev.sigstore.bundle.", "a Sigstore bundle (signature or attestation), not a form of the image"},
