@@ -59,7 +59,7 @@ func (f *findings) effect(i int, b *Block, in Surroundings) {
 	formats := b.Rules.Formats
 	if formats != nil && len(formats) == 0 {
 		if len(b.Written) > 0 {
-			f.add(Warning, key("formats"), "no form is allowed, so %s means nothing in this block", strings.Join(b.Written, ", "))
+			f.add(Warning, key("formats"), "no form is allowed, which leaves no meaning to %s", strings.Join(b.Written, ", "))
 		}
 		return
 	}
@@ -145,7 +145,7 @@ func neverDecides(at int, ordered []rule) (severity Severity, problem string) {
 	if !refpattern.Covers(withImpossible(winners), r.Pattern) {
 		return "", ""
 	}
-	return Error, fmt.Sprintf("%q never decides: all it matches is matched by %s, which is more specific", r, named(needed(winners, r.Pattern)))
+	return Error, fmt.Sprintf("%q never decides: all it matches is matched by the more specific %s", r, named(needed(winners, r.Pattern)))
 }
 
 // needed drops winners without which the others still cover p. Many are left as

@@ -122,12 +122,12 @@ func TestLint(t *testing.T) {
 		"covered by two together": {
 			[]policy.Block{match("r.example/**"), match("r.example/*"), match("r.example/**/**"), match("r.example/a")},
 			all,
-			[]string{`error policy[0].match[0]: "r.example/**" never decides: all it matches is matched by "r.example/**/**", "r.example/*", which is more specific`},
+			[]string{`error policy[0].match[0]: "r.example/**" never decides: all it matches is matched by the more specific "r.example/**/**", "r.example/*"`},
 		},
 		"default block covered by all that can be": {
 			[]policy.Block{match(), match("*/**")},
 			all,
-			[]string{`error policy[0].match[0]: "**" never decides: all it matches is matched by "*/**"`},
+			[]string{`error policy[0].match[0]: "**" never decides: all it matches is matched by the more specific "*/**"`},
 		},
 		"whole block of several patterns": {
 			[]policy.Block{match("r.example/a", "r.example/b"), match("r.example/b", "r.example/a")},
@@ -157,7 +157,7 @@ func TestLint(t *testing.T) {
 		"no form, and keys about forms": {
 			[]policy.Block{{Rules: negotiate.Rules{Formats: []string{}, RequireSignature: true}, Written: []string{"min_size", "require_signature"}}, match("r.example/**")},
 			all,
-			[]string{`warning policy[0].formats: no form is allowed, so min_size, require_signature means nothing`},
+			[]string{`warning policy[0].formats: no form is allowed, which leaves no meaning to min_size, require_signature`},
 		},
 		"no form": {[]policy.Block{{Rules: negotiate.Rules{Formats: []string{}}}}, all, nil},
 		"nothing that can be read": {
