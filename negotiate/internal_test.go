@@ -134,26 +134,56 @@ func TestCacheIsBoundedAndForgets(t *testing.T) {
 	}
 }
 
+// TestRunnableEntries goes through what stands in indexes; containerd 2.4 takes
+// the first of those wanted.
 func TestRunnableEntries(t *testing.T) {
 	t.Parallel()
-	platform := func(os, arch string) *ocispec.Platform { return &ocispec.Platform{OS: os, Architecture: arch} }
-	entries := []ocispec.Descriptor{
-		{Digest: "none", MediaType: ocispec.MediaTypeImageManifest},
-		{Digest: "386", MediaType: ocispec.MediaTypeImageManifest, Platform: platform("linux", "386")},
-		{Digest: "attestation", MediaType: ocispec.MediaTypeImageManifest, Platform: platform("unknown", "unknown"), Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"}},
-		{Digest: "attestation, bad platform", MediaType: ocispec.MediaTypeImageManifest, Platform: platform("linux", "amd64"), Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"}},
-		{Digest: "soci", MediaType: ocispec.MediaTypeImageManifest, Platform: platform("linux", "amd64"), ArtifactType: "application/vnd.amazon.soci.index.v2+json", Annotations: map[string]string{"com.amazon.soci.image-manifest-digest": "x"}},
-		{Digest: "blob", MediaType: "application/octet-stream"},
-		{Digest: "amd64", MediaType: mediaTypeDockerManifest, Platform: platform("linux", "amd64")},
-		{Digest: "amd64, second", MediaType: mediaTypeDockerManifest, Platform: platform("linux", "amd64")},
-		{Digest: "arm64", MediaType: ocispec.MediaTypeImageManifest, Platform: platform("linux", "arm64")},
+	entry := func(name, arch string, change ...func(*ocispec.Descriptor)) ocispec.Descriptor {
+		d := ocispec.Descriptor{Digest: digest.Digest(name), MediaType: ocispec.MediaTypeImageManifest}
+		if arch != "" {
+			d.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
+		}
+		for _, c := range change {
+			c(&d)
+		}
+		return d
 	}
-	var got []string
-	for _, d := range runnable(entries, onlyAMD64()) {
-		got = append(got, string(d.Digest))
+	annotated := func(key string) func(*ocispec.Descriptor) {
+		return func(d *ocispec.Descriptor) { d.Annotations = map[string]string{key: "x"} }
 	}
-	if want := []string{"amd64", "amd64, second", "386", "none"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+	typed := func(artifactType string) func(*ocispec.Descriptor) {
+		return func(d *ocispec.Descriptor) { d.ArtifactType = artifactType }
+	}
+	features := func(names ...string) func(*ocispec.Descriptor) {
+		return func(d *ocispec.Descriptor) { d.Platform.OSFeatures = names }
+	}
+	for name, tc := range map[string]struct {
+		entries []ocispec.Descriptor
+		want    []string
+	}{
+		"the better one first": {[]ocispec.Descriptor{entry("none", ""), entry("386", "386"), entry("amd64", "amd64"), entry("arm64", "arm64")}, []string{"amd64", "386", "none"}},
+		"equal ones as listed": {[]ocispec.Descriptor{entry("b", "amd64"), entry("a", "amd64")}, []string{"b", "a"}},
+		"attestations":         {[]ocispec.Descriptor{entry("unknown", "unknown", annotated(annotationDockerReference)), entry("wrong", "amd64", annotated(annotationDockerReference)), entry("image", "amd64")}, []string{"image"}},
+		"no manifests":         {[]ocispec.Descriptor{entry("blob", "amd64", func(d *ocispec.Descriptor) { d.MediaType = "application/octet-stream" }), entry("image", "amd64")}, []string{"image"}},
+		"SOCI index first":     {[]ocispec.Descriptor{entry("soci", "amd64", typed(artifactTypeSOCIv2), annotated(annotationSOCIManifest)), entry("image", "amd64")}, []string{"image"}},
+		"SOCI index, bare":     {[]ocispec.Descriptor{entry("soci", "amd64", typed(artifactTypeSOCIv2)), entry("v1", "amd64", typed(artifactTypeSOCIv1)), entry("image", "amd64", annotated(annotationSOCIIndex))}, []string{"image"}},
+		"EROFS alternative":    {[]ocispec.Descriptor{entry("erofs", "amd64", features(featureErofs)), entry("image", "amd64")}, []string{"image"}},
+		"Nydus alternative":    {[]ocispec.Descriptor{entry("image", "amd64"), entry("nydus", "amd64", features(featureNydus), typed(artifactTypeNydus))}, []string{"image"}},
+		// Without os.features nothing tells containerd that it is another form.
+		"Nydus by type alone, behind":    {[]ocispec.Descriptor{entry("image", "amd64"), entry("nydus", "amd64", typed(artifactTypeNydus))}, []string{"image", "nydus"}},
+		"Nydus by type alone, before":    {[]ocispec.Descriptor{entry("nydus", "amd64", typed(artifactTypeNydus)), entry("image", "amd64")}, []string{"nydus", "image"}},
+		"accelerated images carry types": {[]ocispec.Descriptor{entry("overlaybd", "amd64", typed(artifactTypeNative))}, []string{"overlaybd"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got []string
+			for _, d := range runnable(tc.entries, onlyAMD64()) {
+				got = append(got, string(d.Digest))
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
 	}
 }
 
@@ -178,6 +208,18 @@ func FuzzDecodeManifest(f *testing.F) {
 	f.Add(mediaTypeORASArtifact, []byte(`{"artifactType":"x","blobs":null,"subject":{"digest":"","size":0}}`))
 	f.Add(mediaTypeOCIArtifact, []byte(`{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","artifactType":"x","blobs":[{}]}`))
 	f.Add(ocispec.MediaTypeImageIndex, []byte(`{"schemaVersion":2,"manifests":[{"digest":"sha256:x"}]}`))
+	const known = `"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2`
+	for _, l := range []string{
+		`"annotations":{"containerd.io/snapshot/nydus-bootstrap":""}`,
+		`"annotations":{"containerd.io/snapshot/overlaybd/fastoci/target-digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}`,
+		`"annotations":{"containerd.io/snapshot/stargz/toc.digest":"x"}`,
+		`"annotations":{"io.containers.zstd-chunked.manifest-checksum":"sha256:x","io.containers.zstd-chunked.manifest-position":"1:1:1:1"}`,
+		`"mediaType":"application/vnd.erofs.layer.v1"`,
+	} {
+		f.Add(ocispec.MediaTypeImageManifest, []byte(`{"schemaVersion":2,"config":{`+known+`},"layers":[{`+known+`,`+l+`}]}`))
+	}
+	f.Add(ocispec.MediaTypeImageIndex, []byte(`{"schemaVersion":2,"manifests":[{`+known+`},{"mediaType":"application/vnd.oci.image.manifest.v1+json",`+known+
+		`,"artifactType":"application/vnd.amazon.soci.index.v2+json","platform":{"os":"linux","architecture":"amd64","os.features":["erofs","nydus.remoteimage.v1"]}}]}`))
 	f.Fuzz(func(t *testing.T, mediaType string, content []byte) {
 		m, err := DecodeManifest(mediaType, content)
 		if err != nil {
@@ -194,9 +236,23 @@ func FuzzDecodeManifest(f *testing.F) {
 		if len(m.Files) > maxDescriptors || len(m.Manifests) > maxDescriptors {
 			t.Errorf("%d files, %d manifests", len(m.Files), len(m.Manifests))
 		}
-		c, err := overlaybd{}.Recognise(t.Context(), Artifact{Manifest: m, Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, Fetch: noFetch})
-		if (c == nil) == (err == nil) || (c != nil && len(c.Layers) == 0) {
-			t.Errorf("recognised %+v, %v", c, err)
+		platform := ocispec.Platform{OS: "linux", Architecture: "amd64"}
+		for _, r := range Recognisers() {
+			c, err := r.Recognise(t.Context(), Artifact{Manifest: m, Platform: platform, Image: m.Files, Fetch: noFetch})
+			if (c == nil) == (err == nil) || (c != nil && (len(c.Layers) == 0 || c.Format != r.Format())) {
+				t.Errorf("%s recognised %+v, %v", r.Format(), c, err)
+			}
+			in, ok := r.(InPlaceRecogniser)
+			if !ok || isArtifact(m.Descriptor.MediaType) {
+				continue
+			}
+			o := Original{Manifest: m, Platform: platform}
+			if isIndex(m.Descriptor.MediaType) && len(m.Manifests) > 0 {
+				o = Original{Index: m, Manifest: &Manifest{Descriptor: m.Manifests[0], Annotations: m.Annotations}, Platform: platform}
+			}
+			if c, err = in.RecogniseInPlace(o); (c == nil) == (err == nil) || (c != nil && (c.Artifact.Digest.Validate() != nil || c.Format != r.Format())) {
+				t.Errorf("%s recognised in place %+v, %v", r.Format(), c, err)
+			}
 		}
 	})
 }
