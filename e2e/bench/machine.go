@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/referee-cri/referee/e2e/compare"
 )
 
 // Machine is where the numbers come from.
@@ -17,13 +15,13 @@ type Machine struct {
 	CPUs       int
 	MemoryMiB  int64
 	Kernel     string
-	Containerd string
+	Containerd string `json:",omitempty"` // "" where none was needed
 	Load       string // when the run began
 	Time       time.Time
 }
 
-func thisMachine(bed *compare.Bed) Machine {
-	m := Machine{CPUs: runtime.NumCPU(), Containerd: bed.Node.Version(), Time: time.Now().UTC().Truncate(time.Second)}
+func thisMachine() Machine {
+	m := Machine{CPUs: runtime.NumCPU(), Time: time.Now().UTC().Truncate(time.Second)}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
 		m.Kernel = unix.ByteSliceToString(name.Release[:])

@@ -1,6 +1,7 @@
 // Command bench measures Referee against containerd alone, side by side in one
-// run: what the proxied socket adds to a call, pulls and starts over shaped
-// links from cold caches, bytes fetched, the daemon's memory. Repetitions of all
+// run: what the proxied socket adds to a call, what negotiation adds to the
+// requests of a pull, pulls and starts over shaped links from cold caches, bytes
+// fetched, the daemon's memory. Repetitions of all
 // variants are interleaved in random order; medians are printed with their
 // spread, and each aim with whether it was met. All single results go to a JSON
 // file.
@@ -32,6 +33,7 @@ import (
 type options struct {
 	repetitions int
 	calls       int
+	plans       int
 	images      []string
 	parts       map[string]bool
 	seed        int64
@@ -43,8 +45,9 @@ func main() {
 	var images, parts string
 	flag.IntVar(&o.repetitions, "n", 5, "repetitions of each pull")
 	flag.IntVar(&o.calls, "calls", 3000, "calls of each kind, direct and proxied")
+	flag.IntVar(&o.plans, "plans", 15, "plans of each kind")
 	flag.StringVar(&images, "images", "small,python", "images to pull: small, redis, python")
-	flag.StringVar(&parts, "parts", "front,pulls,memory", "what to measure")
+	flag.StringVar(&parts, "parts", "front,negotiate,pulls,memory", "what to measure")
 	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano(), "of the order of repetitions")
 	flag.StringVar(&o.file, "json", "", "file for every single result")
 	flag.Parse()
@@ -75,48 +78,72 @@ type Report struct {
 	Front   []Call   `json:",omitempty"`
 	Pulls   []Sample `json:",omitempty"`
 	Memory  []Memory `json:",omitempty"`
+
+	NegotiationLinks []compare.Link `json:",omitempty"`
+	Negotiation      []Negotiation  `json:",omitempty"`
 }
 
-func bench(ctx context.Context, progress io.Writer, o options) (report *Report, err error) {
+// linkProfile is a link by name.
+type linkProfile struct {
+	name  string
+	shape link.Shape
+}
+
+var linkProfiles = []linkProfile{{"region", link.Region}, {"wan", link.WAN}}
+
+func bench(ctx context.Context, progress io.Writer, o options) (*Report, error) {
+	report := &Report{Machine: thisMachine(), Seed: o.seed}
+	if o.parts["negotiate"] {
+		if err := measureNegotiation(ctx, progress, report, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.parts["front"] || o.parts["pulls"] || o.parts["memory"] {
+		if err := benchNode(ctx, progress, report, o); err != nil {
+			return nil, err
+		}
+	}
+	return report, nil
+}
+
+// benchNode measures what needs a whole node.
+func benchNode(ctx context.Context, progress io.Writer, report *Report, o options) (err error) {
 	bed, err := compare.Start(ctx, progress)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { //nolint:contextcheck // Stop has to work when ctx has ended
 		err = errors.Join(err, bed.Stop())
 	}()
-	report = &Report{Machine: thisMachine(bed), Seed: o.seed}
-	for _, l := range []struct {
-		name  string
-		shape link.Shape
-	}{{"region", link.Region}, {"wan", link.WAN}} {
+	report.Machine.Containerd = bed.Node.Version()
+	for _, l := range linkProfiles {
 		added, err := bed.AddLink(ctx, l.name, l.shape)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		fmt.Fprintf(progress, "link %s: %s (measured: %s)\n", l.name, l.shape, added.Measured)
 		report.Links = append(report.Links, added)
 	}
 	other, err := bed.PublishSynthetic(ctx, "other", regtest.ImageSpec{Layers: 4, LayerSize: 256 << 10, Seed: 1})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if o.parts["front"] {
 		if report.Front, err = measureFront(ctx, bed, other, report.Links[0], o.calls); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if o.parts["pulls"] {
 		if err := measurePulls(ctx, progress, bed, other, report, o); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if o.parts["memory"] {
 		if report.Memory, err = measureMemory(ctx, progress, bed, report.Links[0]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return report, nil
+	return nil
 }
 
 func save(file string, report *Report) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -26,11 +27,12 @@ func (r *Report) write(out io.Writer) error {
 	var text strings.Builder
 	m := r.Machine
 	fmt.Fprintf(&text, "%s, %d CPUs, %d MiB, kernel %s, containerd %s, load %s at the start, %s\n",
-		m.CPU, m.CPUs, m.MemoryMiB, m.Kernel, m.Containerd, m.Load, m.Time.Format(time.DateOnly))
+		m.CPU, m.CPUs, m.MemoryMiB, m.Kernel, cmp.Or(m.Containerd, "not started"), m.Load, m.Time.Format(time.DateOnly))
 	for _, l := range r.Links {
 		fmt.Fprintf(&text, "link %s: %s; measured: %s (%s)\n", l.Name, l.Shape, l.Measured, l.Kind)
 	}
 	r.writeFront(&text)
+	r.writeNegotiation(&text)
 	r.writePulls(&text)
 	r.writeMemory(&text)
 	_, err := io.WriteString(out, text.String())
