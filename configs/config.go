@@ -30,6 +30,9 @@ type Config struct {
 	Attach     Attach     `toml:"attach"`
 	Breaker    Breaker    `toml:"breaker"`
 	Log        Log        `toml:"log"`
+
+	Policy []Policy `toml:"policy,omitempty"`
+	Trust  []Trust  `toml:"trust,omitempty"`
 }
 
 // CRI says where the kubelet finds Referee and where Referee finds containerd's CRI.
@@ -42,13 +45,23 @@ type CRI struct {
 type Containerd struct {
 	Address   string `toml:"address"` // "": the same socket as cri.backend
 	Namespace string `toml:"namespace"`
+
+	// The plugin io.containerd.image-verifier.v1.bindir, which is asked before a
+	// form of an image is used. Its settings are containerd's, repeated here.
+	ImageVerifierDir     string   `toml:"image_verifier_dir"`     // bin_dir; "": none is asked
+	ImageVerifierTimeout Duration `toml:"image_verifier_timeout"` // per_verifier_timeout
+	ImageVerifierMax     int      `toml:"image_verifier_max"`     // max_verifiers; -1: no limit
 }
 
 // Registry says how registries are reached.
 type Registry struct {
-	ConfigPath   string   `toml:"config_path"`   // colon list of containerd's certs.d trees
-	DockerConfig string   `toml:"docker_config"` // "": none
-	LegacyORAS   []string `toml:"legacy_oras"`   // hosts; "*" for all
+	ConfigPath   string `toml:"config_path"`   // colon list of containerd's certs.d trees
+	DockerConfig string `toml:"docker_config"` // "": none
+
+	// The kubelet's credential provider plugins; both or none.
+	CredentialProviderConfig  string   `toml:"credential_provider_config"`  // file
+	CredentialProviderBinDir  string   `toml:"credential_provider_bin_dir"` // directory
+	CredentialProviderTimeout Duration `toml:"credential_provider_timeout"` // for one run of a plugin
 }
 
 // Pull bounds what one pull may spend before it is forwarded.
@@ -90,15 +103,20 @@ type Log struct {
 // Default returns the configuration of a node without a config.toml.
 func Default() *Config {
 	return &Config{
-		Version:    Version,
-		Root:       "/var/lib/referee",
-		State:      "/run/referee",
-		Disabled:   []string{},
-		CRI:        CRI{Socket: "/run/referee/cri.sock", Backend: "/run/containerd/containerd.sock"},
-		Containerd: Containerd{Namespace: "k8s.io"},
+		Version:  Version,
+		Root:     "/var/lib/referee",
+		State:    "/run/referee",
+		Disabled: []string{},
+		CRI:      CRI{Socket: "/run/referee/cri.sock", Backend: "/run/containerd/containerd.sock"},
+		Containerd: Containerd{
+			Namespace:            "k8s.io",
+			ImageVerifierDir:     "/opt/containerd/image-verifier/bin",
+			ImageVerifierTimeout: Duration{10 * time.Second},
+			ImageVerifierMax:     10,
+		},
 		Registry: Registry{
-			ConfigPath: "/etc/containerd/certs.d:/etc/docker/certs.d",
-			LegacyORAS: []string{},
+			ConfigPath:                "/etc/containerd/certs.d:/etc/docker/certs.d",
+			CredentialProviderTimeout: Duration{10 * time.Second},
 		},
 		Pull: Pull{
 			NegotiateTimeout: Duration{3 * time.Second},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/referee-cri/referee/configs"
@@ -86,6 +87,8 @@ func TestLoadSaysWhereAndWhat(t *testing.T) {
 		"a size that is a number":     {"version = 1\n[cache]\nmax_size = 3000000000\n", []string{"%s: ", `"3000000000" is not a size`}},
 		"a decimal size":              {"version = 1\n[cache]\nmax_size = \"20GB\"\n", []string{"%s:3:", `"20GB" is not a size`}},
 		"a size beyond 64 bits":       {"version = 1\n[cache]\nmax_size = \"9999999999TiB\"\n", []string{"%s:3:", "not a size"}},
+		"a key that went away":        {"version = 1\n[registry]\nlegacy_oras = [\"*\"]\n", []string{"%s:3:1: unknown key registry.legacy_oras: use legacy_oras in a [[policy]] block"}},
+		"neither formats nor none":    {"version = 1\n[[policy]]\nformats = \"overlaybd\"\n", []string{"%s:3:", `"overlaybd" is neither a list of formats nor "none"`}},
 		"no version":                  {"root = \"/r\"\n", []string{"%s", "version: must be 1, is 0"}},
 		"a later version":             {"version = 2\n", []string{"version: must be 1, is 2"}},
 		"an invalid value":            {"version = 1\n[log]\nlevel = \"loud\"\n", []string{"%s", `log.level: must be one of debug, info, warn, error, is "loud"`}},
@@ -134,11 +137,11 @@ func TestValidateReportsEveryKey(t *testing.T) {
 		State:      "/",
 		Disabled:   []string{"redis", "", "registry.example/a b", "*/fine", "localhost/fine", "docker.io/fine:1"},
 		CRI:        configs.CRI{Socket: "/s", Backend: "/s"},
-		Containerd: configs.Containerd{Address: "unix:///run/c.sock"},
+		Containerd: configs.Containerd{Address: "unix:///run/c.sock", ImageVerifierDir: "bin", ImageVerifierMax: -2},
 		Registry: configs.Registry{
-			ConfigPath:   "/fine:certs.d",
-			DockerConfig: "config.json",
-			LegacyORAS:   []string{"*", "registry.example:5000", "[::1]:5000", "https://registry.example", "", "a/b"},
+			ConfigPath:               "/fine:certs.d",
+			DockerConfig:             "config.json",
+			CredentialProviderConfig: "providers.yaml",
 		},
 		Pull:    configs.Pull{RecheckAfter: configs.Duration{Duration: -1}},
 		Cache:   configs.Cache{Dir: "cache", MaxSize: configs.Size{Bytes: 1}},
@@ -156,8 +159,9 @@ func TestValidateReportsEveryKey(t *testing.T) {
 	}
 	want := []string{
 		"version", "root", "state", "disabled[0]", "disabled[1]", "disabled[2]", "cri.backend", "containerd.address",
-		"containerd.namespace", "registry.config_path", "registry.docker_config",
-		"registry.legacy_oras[3]", "registry.legacy_oras[4]", "registry.legacy_oras[5]",
+		"containerd.namespace", "containerd.image_verifier_dir", "containerd.image_verifier_timeout", "containerd.image_verifier_max",
+		"registry.config_path", "registry.docker_config",
+		"registry.credential_provider_config", "registry.credential_provider_timeout", "registry.credential_provider_bin_dir",
 		"pull.negotiate_timeout", "pull.attach_timeout", "pull.node_timeout", "pull.recheck_after",
 		"cache.dir", "cache.max_size", "reads.give_up_after", "attach.driver",
 		"breaker.failures", "breaker.open_for", "log.level", "log.format",
@@ -200,6 +204,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(configs.DefaultTOML)
 	f.Add([]byte("version = 1\n[cache]\nmax_size = \"1TiB\"\n"))
 	f.Add([]byte("version = 1\ndisabled = [\"**\"]\n[pull]\nrecheck_after = \"1h0m0s\"\n"))
+	f.Add([]byte("version = 1\n[[policy]]\nformats = \"none\"\n[[policy]]\nmatch = [\"r.example/**\"]\nmin_size = \"0B\"\ntrust = [\"a\"]\n[[trust]]\nname = \"a\"\ntype = \"sigstore\"\nrequire_log = false\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		config, err := configs.Parse("fuzz", text)
 		if err != nil {
@@ -213,7 +218,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, again)
 		}
-		if diff := cmp.Diff(config, reread); diff != "" {
+		if diff := cmp.Diff(config, reread, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("does not survive writing and reading:\n%s", diff)
 		}
 	})

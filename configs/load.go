@@ -60,6 +60,11 @@ func (e *InvalidError) Error() string { return fmt.Sprintf("%s:\n%s", e.Name, e.
 // Unwrap returns what Validate returned.
 func (e *InvalidError) Unwrap() error { return e.Err }
 
+// removed says what became of keys that earlier versions had.
+var removed = map[string]string{
+	"registry.legacy_oras": ": use legacy_oras in a [[policy]] block",
+}
+
 // located rewrites go-toml's errors as name:line:column: key: what.
 func located(name string, err error) error {
 	var unknown *toml.StrictMissingError
@@ -67,7 +72,8 @@ func located(name string, err error) error {
 		var all []error
 		for i := range unknown.Errors {
 			row, column := unknown.Errors[i].Position()
-			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %s", name, row, column, dotted(unknown.Errors[i].Key())))
+			key := dotted(unknown.Errors[i].Key())
+			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %s%s", name, row, column, key, removed[key]))
 		}
 		return errors.Join(all...)
 	}

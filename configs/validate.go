@@ -3,7 +3,6 @@ package configs
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,11 @@ var (
 	drivers    = []string{"auto", "fuse"}
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "text"}
+	trustTypes = []string{"notation", "sigstore"}
+	// formats are all that have a name, also those this version cannot read.
+	formats      = []string{"overlaybd", "turbooci", "estargz", "zstdchunked", "soci", "nydus", "erofs", "disk"}
+	legacyModes  = []string{"off", "on", "auto"}
+	foreignModes = []string{"allow", "signed-only", "deny"}
 )
 
 // Validate returns every problem of the configuration, joined, each a line that
@@ -48,22 +52,23 @@ func (c *Config) Validate() error {
 	if c.Containerd.Namespace == "" {
 		p.add("containerd.namespace", "must not be empty; the kubelet's images are in \"k8s.io\"")
 	}
+	p.optionalPath("containerd.image_verifier_dir", c.Containerd.ImageVerifierDir)
+	p.duration("containerd.image_verifier_timeout", c.Containerd.ImageVerifierTimeout, time.Millisecond, 5*time.Minute)
+	if most := c.Containerd.ImageVerifierMax; most < -1 || most > 1000 {
+		p.add("containerd.image_verifier_max", "must be between 0 and 1000, or -1 for no limit, is %d", most)
+	}
 	for _, dir := range c.HostDirs() {
 		p.path("registry.config_path", dir)
 	}
-	if c.Registry.DockerConfig != "" {
-		p.path("registry.docker_config", c.Registry.DockerConfig)
-	}
-	for i, host := range c.Registry.LegacyORAS {
-		p.host(fmt.Sprintf("registry.legacy_oras[%d]", i), host)
-	}
+	p.optionalPath("registry.docker_config", c.Registry.DockerConfig)
+	p.credentialProviders(c.Registry)
+	p.policies(c.Policy, c.Trust)
+	p.trusts(c.Trust)
 	p.duration("pull.negotiate_timeout", c.Pull.NegotiateTimeout, time.Millisecond, time.Minute)
 	p.duration("pull.attach_timeout", c.Pull.AttachTimeout, time.Millisecond, 5*time.Minute)
 	p.duration("pull.node_timeout", c.Pull.NodeTimeout, time.Millisecond, time.Minute)
 	p.duration("pull.recheck_after", c.Pull.RecheckAfter, 0, 24*time.Hour)
-	if c.Cache.Dir != "" {
-		p.path("cache.dir", c.Cache.Dir)
-	}
+	p.optionalPath("cache.dir", c.Cache.Dir)
 	if c.Cache.MaxSize.Bytes < 64*MiB {
 		p.add("cache.max_size", "must be at least \"64MiB\"")
 	}
@@ -96,6 +101,26 @@ func (p *problems) path(key, path string) {
 	}
 }
 
+func (p *problems) optionalPath(key, path string) {
+	if path != "" {
+		p.path(key, path)
+	}
+}
+
+// credentialProviders wants both of the kubelet's flags or none of them.
+func (p *problems) credentialProviders(r Registry) {
+	p.optionalPath("registry.credential_provider_config", r.CredentialProviderConfig)
+	p.optionalPath("registry.credential_provider_bin_dir", r.CredentialProviderBinDir)
+	p.duration("registry.credential_provider_timeout", r.CredentialProviderTimeout, time.Millisecond, 5*time.Minute)
+	if config, dir := r.CredentialProviderConfig, r.CredentialProviderBinDir; (config == "") != (dir == "") {
+		missing := "config"
+		if dir == "" {
+			missing = "bin_dir"
+		}
+		p.add("registry.credential_provider_"+missing, "must be set where its counterpart is, as with the kubelet's flags")
+	}
+}
+
 func (p *problems) socket(key, path string) {
 	if trimmed, found := strings.CutPrefix(path, "unix://"); found {
 		p.add(key, "is a path, without a scheme: %q", trimmed)
@@ -112,20 +137,12 @@ func (p *problems) socket(key, path string) {
 func (p *problems) pattern(key, pattern string) {
 	first, _, _ := strings.Cut(pattern, "/")
 	switch {
+	case len(pattern) > maxPattern:
+		p.add(key, "is %d bytes long, a pattern may have %d", len(pattern), maxPattern)
 	case strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' }) || pattern == "":
 		p.add(key, "must be a pattern such as \"registry.example/team/*\", is %q", pattern)
 	case !strings.ContainsAny(first, ".:*") && first != "localhost":
 		p.add(key, "must begin with a registry's host, as in \"docker.io/library/%s\", is %q", first, pattern)
-	}
-}
-
-func (p *problems) host(key, host string) {
-	if host == "*" {
-		return
-	}
-	parsed, err := url.Parse("//" + host)
-	if err != nil || host == "" || parsed.Host != host || parsed.Hostname() == "" {
-		p.add(key, "must be a registry's host such as \"registry.example:5000\", or \"*\", is %q", host)
 	}
 }
 

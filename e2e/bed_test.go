@@ -48,10 +48,12 @@ socket = %q
 backend = %q
 [registry]
 config_path = %q
-legacy_oras = ["*"]
 [log]
 level = "debug"
 format = "text"
+[[policy]]
+min_size = "0B"
+legacy_oras = "on"
 `, filepath.Join(b.Dir(), "referee-root"), filepath.Join(b.Dir(), "referee-state"), settings,
 			socket, b.Socket(), filepath.Join(b.Dir(), "certs.d")),
 	})

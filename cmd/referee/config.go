@@ -19,15 +19,7 @@ func configCommand(load func() (*configs.Config, error)) *cobra.Command {
 				return err
 			},
 		},
-		&cobra.Command{
-			Use:   "check",
-			Short: "Report every problem of the configuration file",
-			Args:  cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error {
-				_, err := load()
-				return err
-			},
-		},
+		checkCommand(load),
 		&cobra.Command{
 			Use:   "dump",
 			Short: "Print the configuration in force, defaults included",

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
-	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -29,7 +27,7 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	}
 	negotiator := negotiate.New(negotiate.Options{
 		Client:     d.registry,
-		Policy:     policyOf(config),
+		Policy:     newPolicy(config, log),
 		Attachable: attachable(d.volumes),
 		Log:        log,
 	})
@@ -52,16 +50,6 @@ func attachable(volumes *volume.Manager) func(format string) error {
 		}
 		return nil
 	}
-}
-
-func policyOf(config *configs.Config) negotiate.Policy {
-	return negotiate.PolicyFunc(func(repository string) *negotiate.Rules {
-		host, _, _ := strings.Cut(repository, "/")
-		if slices.Contains(config.Registry.LegacyORAS, host) || slices.Contains(config.Registry.LegacyORAS, "*") {
-			return &negotiate.Rules{LegacyORAS: negotiate.LegacyOn}
-		}
-		return &negotiate.Rules{}
-	})
 }
 
 // planner lets the guard ask the negotiator.

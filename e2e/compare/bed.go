@@ -98,7 +98,8 @@ func (b *Bed) startRegistry() (*regtest.Registry, error) {
 	return regtest.Start(regtest.Options{Dir: dir})
 }
 
-// settings are stock but for folders, so that nothing of the machine is touched.
+// settings are stock but for folders, so that nothing of the machine is touched,
+// and for small images, which are to be compared as well.
 func (b *Bed) settings() string {
 	return fmt.Sprintf(`version = 1
 root = %q
@@ -108,6 +109,8 @@ socket = %q
 backend = %q
 [registry]
 config_path = %q
+[[policy]]
+min_size = "0B"
 `, b.path("referee-root"), b.path("referee-state"), b.path("referee", "cri.sock"), b.Node.Socket(), b.Node.CertsDir())
 }
 
