@@ -28,6 +28,9 @@ func TestChainLocksKeepKindsApart(t *testing.T) {
 		"other chains do not matter":             {hold{real: []digest.Digest{a}}, hold{standIn: []digest.Digest{b}}, true},
 		"an unknown image waits for any":         {hold{standIn: []digest.Digest{a}}, hold{all: true}, false},
 		"a placeholder waits for unknown images": {hold{all: true}, hold{standIn: []digest.Digest{a}}, false},
+		"a replacement waits for another":        {hold{real: []digest.Digest{a}, alone: true}, hold{real: []digest.Digest{a}, alone: true}, false},
+		"a pull does not wait for a replacement": {hold{real: []digest.Digest{a}, alone: true}, hold{real: []digest.Digest{a}}, true},
+		"a replacement does not wait for pulls":  {hold{real: []digest.Digest{a}}, hold{real: []digest.Digest{a}, alone: true}, true},
 		"unknown images share":                   {hold{all: true}, hold{all: true, real: []digest.Digest{a}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,8 +2,9 @@
 // and grafts them into containerd, keeps both in step with what containerd still
 // wants, and brings everything back after a restart.
 //
-// It owns the order of those steps and the reconciling loop. It never decides
-// whether an image should be lazy and knows neither policy nor CRI.
+// It owns the order of those steps and the reconciling loop, and it can put an
+// image's original layers where a volume was. It never decides whether an image
+// should be lazy, or whose word is good enough, and knows neither policy nor CRI.
 //
 // Goroutines: Run is one, which the caller starts and stops; Attach runs its
 // independent steps side by side and waits for all of them.
