@@ -317,7 +317,7 @@ func TestSignRefuses(t *testing.T) {
 	}
 }
 
-func TestPassword(t *testing.T) { //nolint:paralleltest // it sets the environment
+func TestPassword(t *testing.T) {
 	reg := regtest.New(t, regtest.Options{})
 	form := pushForm(t, reg)
 	private, public := pair(t, newKey(t, elliptic.P256()), []byte("secret"))
