@@ -59,7 +59,7 @@ type Registry struct {
 	DockerConfig string `toml:"docker_config"` // "": none
 
 	// The kubelet's credential provider plugins; both or none.
-	CredentialProviderConfig  string   `toml:"credential_provider_config"`  // file
+	CredentialProviderConfig  string   `toml:"credential_provider_config"`  // file, or directory of files
 	CredentialProviderBinDir  string   `toml:"credential_provider_bin_dir"` // directory
 	CredentialProviderTimeout Duration `toml:"credential_provider_timeout"` // for one run of a plugin
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/configs"
+	"github.com/referee-cri/referee/internal/credentialprovider"
 	"github.com/referee-cri/referee/negotiate/policy"
 )
 
@@ -22,7 +23,8 @@ func checkCommand(load func() (*configs.Config, error)) *cobra.Command {
 		Short: "Report every problem of the configuration, and what holds for a reference",
 		Long: `Report every problem of the configuration: keys and values, policy blocks that
 contradict themselves or each other or can never hold, and files of trust stores
-that cannot be used. With a reference, also say which policy block holds for it.
+and credential providers that cannot be used. With a reference, also say which
+policy block holds for it.
 
 The exit status is 1 where there is an error, 0 where there are warnings at most.`,
 		Args: cobra.MaximumNArgs(1),
@@ -72,6 +74,11 @@ func check(load func() (*configs.Config, error), named reference.Named) checked 
 	for i := range config.Trust {
 		if _, err := loadTrust(&config.Trust[i], zap.NewNop()); err != nil {
 			result.Findings = append(result.Findings, policy.Finding{Severity: policy.Error, Key: fmt.Sprintf("trust[%d]", i), Problem: oneLine(err)})
+		}
+	}
+	if r := config.Registry; r.CredentialProviderConfig != "" {
+		if err := credentialprovider.Check(credentialprovider.Options{Config: r.CredentialProviderConfig, BinDir: r.CredentialProviderBinDir}); err != nil {
+			result.Findings = append(result.Findings, policy.Finding{Severity: policy.Warning, Key: "registry.credential_provider_config", Problem: oneLine(err)})
 		}
 	}
 	result.Policies, result.TrustStores, result.Disabled = len(blocks), len(config.Trust), len(config.Disabled)

@@ -67,6 +67,11 @@ func TestConfigCheck(t *testing.T) {
 			[]string{"error: trust[0]: load trust store a: ", "error: trust[1]: load trust store b: "},
 			"check configuration: 2 errors",
 		},
+		"credential providers without files": {
+			"version = 1\n[registry]\ncredential_provider_config = \"/absent/c\"\ncredential_provider_bin_dir = \"/absent/b\"\n", nil,
+			[]string{"warning: registry.credential_provider_config: ", "OK: "},
+			"",
+		},
 		"reference": {
 			"version = 1\ndisabled = [\"docker.io/library/redis:*\"]\n[[policy]]\nmatch = [\"docker.io/library/*\"]\nformats = [\"disk\", \"overlaybd\"]\nmin_size = \"1MiB\"\n",
 			[]string{"redis"},
