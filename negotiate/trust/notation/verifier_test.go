@@ -55,10 +55,10 @@ type world struct {
 	past            time.Time // when the timestamping authorities live
 }
 
-func newWorld(t *testing.T, stores ...string) *world {
+func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
-		store: notarytest.NewStore(t, notarytest.Statement(append(stores, "ca:prod")...)),
+		store: notarytest.NewStore(t, notarytest.Statement("ca:prod")),
 		root:  notarytest.Root(t, "root"), stranger: notarytest.Root(t, "stranger"), tsaRoot: notarytest.Root(t, "time"),
 		past: time.Now().Add(-30 * 24 * time.Hour),
 	}
