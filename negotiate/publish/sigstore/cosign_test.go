@@ -24,7 +24,7 @@ func TestCosignAgrees(t *testing.T) {
 	if err := os.WriteFile(quiet, []byte(`{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	home := t.TempDir()
+	home := t.TempDir() // without --offline cosign asks for Sigstore's trusted root first
 	run := func(args ...string) error {
 		cmd := exec.CommandContext(t.Context(), binary, args...)
 		cmd.Env = []string{"HOME=" + home, "COSIGN_PASSWORD=secret", "PATH=" + os.Getenv("PATH")}
@@ -62,7 +62,7 @@ func TestCosignAgrees(t *testing.T) {
 			reg := regtest.New(t, regtest.Options{Features: &regtest.Features{Referrers: tc.referrers}})
 			form := pushForm(t, reg)
 			ref := reg.Ref("app", form.Digest.String())
-			verify := append([]string{"verify", "--key=" + public, "--insecure-ignore-tlog", "--allow-http-registry", ref}, tc.verify...)
+			verify := append([]string{"verify", "--key=" + public, "--insecure-ignore-tlog", "--allow-http-registry", "--offline", ref}, tc.verify...)
 			if run(verify...) == nil {
 				t.Fatal("cosign verifies what nobody has signed")
 			}
