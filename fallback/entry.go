@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,14 +45,19 @@ type Entry struct {
 	Format   string              `json:"format,omitempty"`   // of the chosen candidate, attached or not
 	Artifact digest.Digest       `json:"artifact,omitempty"` // its manifest
 	Found    negotiate.Discovery `json:"found,omitempty"`    // how it was found
+	Policy   string              `json:"policy,omitempty"`   // the block that held; "": the default
+	Signer   string              `json:"signer,omitempty"`   // who vouched for the artifact
 	Volume   string              `json:"volume,omitempty"`
 	Fetched  int64               `json:"fetched_bytes"` // while preparing
 
 	Rejected []Rejected `json:"rejected,omitempty"` // candidates not taken
 	Omitted  int        `json:"omitted,omitempty"`  // more of them, not kept
-	Steps    Steps      `json:"steps"`
-	Warnings []string   `json:"warnings,omitempty"` // what failed without changing the outcome
-	Forward  *Forward   `json:"forward,omitempty"`  // the latest pull's end at containerd
+	// Materialised are the chains whose original layers took the place of a form
+	// that another repository had attached and this one does not confirm.
+	Materialised []digest.Digest `json:"materialised,omitempty"`
+	Steps        Steps           `json:"steps"`
+	Warnings     []string        `json:"warnings,omitempty"` // what failed without changing the outcome
+	Forward      *Forward        `json:"forward,omitempty"`  // the latest pull's end at containerd
 
 	Repeated   int        `json:"repeated,omitempty"` // later pulls that found the image in place
 	RepeatedAt *time.Time `json:"repeated_at,omitempty"`
@@ -65,7 +71,9 @@ type Steps struct {
 	Mount     Seconds `json:"mount_seconds,omitempty"`
 	Graft     Seconds `json:"graft_seconds,omitempty"`
 	Shield    Seconds `json:"shield_seconds,omitempty"`
-	Forward   Seconds `json:"forward_seconds,omitempty"`
+	// Materialise is how long original layers took to fetch and unpack.
+	Materialise Seconds `json:"materialise_seconds,omitempty"`
+	Forward     Seconds `json:"forward_seconds,omitempty"`
 }
 
 // Forward is how containerd's part of the pull ended.
@@ -91,8 +99,14 @@ const (
 func (e *Entry) describe(plan *negotiate.Plan) {
 	e.Manifest = plan.Image.Manifest.Digest
 	e.Config = plan.Image.Config.Digest
+	if plan.Rules != nil {
+		e.Policy = plan.Rules.Name
+	}
 	if chosen := plan.Chosen; chosen != nil {
 		e.Format, e.Artifact, e.Found = chosen.Format, chosen.Artifact.Digest, chosen.Found
+		if chosen.Signer != nil {
+			e.Signer = fmt.Sprintf("%s (%s, %s)", chosen.Signer.Identity, chosen.Signer.Trust, chosen.Signer.Kind)
+		}
 	}
 	for _, r := range plan.Rejected {
 		if len(e.Rejected) == maxRejected {
@@ -107,6 +121,7 @@ func (e *Entry) describe(plan *negotiate.Plan) {
 func (e Entry) bounded() Entry {
 	e.Reference, e.Sentence = clip(e.Reference), clip(e.Sentence)
 	e.Format, e.Volume = clip(e.Format), clip(e.Volume)
+	e.Policy, e.Signer = clip(e.Policy), clip(e.Signer)
 	if e.Forward != nil {
 		e.Forward = &Forward{Error: clip(e.Forward.Error)}
 	}

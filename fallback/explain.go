@@ -84,6 +84,15 @@ func (e *Entry) writeImage(row func(string, string, ...any)) {
 	if e.Artifact != "" {
 		row("artifact", "%s, %s, found by %s", e.Artifact, e.Format, e.Found)
 	}
+	if e.Policy != "" {
+		row("policy", "%s", e.Policy)
+	}
+	if e.Signer != "" {
+		row("signed by", "%s", e.Signer)
+	}
+	for _, chain := range e.Materialised {
+		row("materialised", "%s, which stood on the word of another repository", chain)
+	}
 	if e.Volume != "" {
 		row("volume", "%s", e.Volume)
 	}
@@ -121,6 +130,7 @@ func (s Steps) text() string {
 		{"mount", s.Mount},
 		{"graft", s.Graft},
 		{"shield", s.Shield},
+		{"materialise", s.Materialise},
 		{"forward", s.Forward},
 	} {
 		if step.took > 0 {

@@ -33,6 +33,9 @@ type world struct {
 	present func(ctx context.Context, reference string) ([]digest.Digest, error)
 	shield  func(ctx context.Context) error
 	attach  func(ctx context.Context) error
+	stands  []fallback.Standing                                  // what the node's grafts stand on
+	image   func(ctx context.Context) (*negotiate.Image, error)  // that containerd holds after a pull
+	restore func(ctx context.Context, chain digest.Digest) error // puts original layers in place
 
 	mu      sync.Mutex
 	calls   []string // in order
@@ -116,6 +119,44 @@ func (w *world) Renew(_ context.Context, pull fallback.Pull) error {
 	return nil
 }
 
+func (w *world) Standings(_ context.Context, chains []digest.Digest) ([]fallback.Standing, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var found []fallback.Standing
+	for _, s := range w.stands {
+		if slices.Contains(chains, s.Chain) {
+			found = append(found, s)
+		}
+	}
+	return found, nil
+}
+
+func (w *world) Vouch(_ context.Context, volume, repository string) error {
+	w.called("vouch " + volume + " " + repository)
+	return nil
+}
+
+func (w *world) Original(ctx context.Context, _ string) (*negotiate.Image, error) {
+	if w.image == nil {
+		return nil, nil
+	}
+	return w.image(ctx)
+}
+
+// Materialise takes the graft away, as the node does.
+func (w *world) Materialise(ctx context.Context, _ fallback.Pull, _ *negotiate.Image, chain digest.Digest) error {
+	w.called("materialise")
+	if w.restore != nil {
+		if err := w.restore(ctx, chain); err != nil {
+			return err
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stands = slices.DeleteFunc(w.stands, func(s fallback.Standing) bool { return s.Chain == chain })
+	return nil
+}
+
 func (w *world) Removed() { w.called("removed") }
 
 // done returns the calls so far and forgets them.
@@ -179,6 +220,16 @@ func newNode(t *testing.T, w *world, options fallback.Options) *node {
 	return &node{w, fallback.New(w, w, journal, zap.New(core), options), journal, log}
 }
 
+// prepare is Guard.Prepare of a pull that is not refused.
+func prepare(ctx context.Context, t *testing.T, guard *fallback.Guard, request *runtime.PullImageRequest) (settle func(error)) {
+	t.Helper()
+	_, settle, err := guard.Prepare(ctx, request)
+	if err != nil {
+		t.Errorf("refused: %v", err)
+	}
+	return settle
+}
+
 func request(image string) *runtime.PullImageRequest {
 	return &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: image}, Auth: &runtime.AuthConfig{Username: "u", Password: "hunter2"}}
 }
@@ -186,7 +237,7 @@ func request(image string) *runtime.PullImageRequest {
 // pull is one whole pull whose forwarded part takes a second and ends with err.
 func (n *node) pull(t *testing.T, image string, err error) fallback.Entry {
 	t.Helper()
-	settle := n.guard.Prepare(t.Context(), request(image))
+	settle := prepare(t.Context(), t, n.guard, request(image))
 	time.Sleep(time.Second) // of a synctest bubble: no time passes
 	settle(err)
 	return n.last(t, image)

@@ -45,6 +45,17 @@ type Node interface {
 	// Renew tells that a pull of a present image succeeded with credentials: if the
 	// image is lazy, it is read with these from now on.
 	Renew(ctx context.Context, pull Pull) error
+	// Standings returns those of chains that are not unpacked but stand on a volume.
+	Standings(ctx context.Context, chains []digest.Digest) ([]Standing, error)
+	// Vouch notes durably that repository confirms what a volume holds.
+	Vouch(ctx context.Context, volume, repository string) error
+	// Original returns the image that containerd holds under a reference with its
+	// layers, diff IDs and chain IDs; nil if it holds none.
+	Original(ctx context.Context, reference string) (*negotiate.Image, error)
+	// Materialise puts the verified content of the image's original layers, up to
+	// chain, where that chain stood on a volume. It takes as long as ctx lasts.
+	// After an error everything is as before.
+	Materialise(ctx context.Context, pull Pull, image *negotiate.Image, chain digest.Digest) error
 	// Removed tells that an image was removed. A hint; it must not block.
 	Removed()
 }
@@ -68,7 +79,10 @@ type Options struct {
 	Failures         int           // in a row, until a breaker opens
 	OpenFor          time.Duration // until it lets one trial through
 
-	Now func() time.Time // nil: time.Now
+	// Rules returns the policy for a repository: whose signatures count when an
+	// image stands on what another repository attached. nil: nobody's.
+	Rules func(repository string) *negotiate.Rules
+	Now   func() time.Time // nil: time.Now
 }
 
 // Guard prepares pulls, one at a time or many at once. It implements what
@@ -90,6 +104,9 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 	if options.Now == nil {
 		options.Now = time.Now
 	}
+	if options.Rules == nil {
+		options.Rules = func(string) *negotiate.Rules { return &negotiate.Rules{} }
+	}
 	return &Guard{
 		planner:    planner,
 		node:       node,
@@ -103,13 +120,16 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 }
 
 // Prepare does what can be done before the pull is forwarded, within the
-// limits, and never fails. settle is to be called once, after the forwarded
-// pull has ended, with its error; it journals the pull.
-func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) (settle func(err error)) {
+// limits. It fails only where the image would stand on what its repository does
+// not confirm and its original layers cannot be had. confirm is to be called
+// after each forwarded pull that succeeded, before that is told: its error is the
+// pull's. settle is to be called once, after the last forwarded pull has ended,
+// with its error; it journals the pull.
+func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) (confirm func(context.Context) error, settle func(err error), err error) {
 	p := &passage{Guard: g, started: g.limits.Now()}
-	p.prepare(ctx, request)
+	err = p.prepare(ctx, request)
 	p.forwarded = g.limits.Now()
-	return p.settle
+	return p.confirm, p.settle, err
 }
 
 // ImageRemoved passes the hint on. It does not block.

@@ -154,7 +154,7 @@ func TestOnePull(t *testing.T) {
 					image = ref
 				}
 				begin := time.Now()
-				settle := n.guard.Prepare(t.Context(), request(image))
+				settle := prepare(t.Context(), t, n.guard, request(image))
 				took := time.Since(begin)
 				time.Sleep(time.Second)
 				settle(nil)
@@ -202,7 +202,7 @@ func TestCallerWhoLeaves(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Second, cancel)
 			begin := time.Now()
-			settle := n.guard.Prepare(ctx, request(ref))
+			settle := prepare(ctx, t, n.guard, request(ref))
 			if took := time.Since(begin); took != time.Second {
 				t.Errorf("returned %s after it was asked, one second before which the caller left", took)
 			}
@@ -315,7 +315,7 @@ func TestManyPullsAtOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range pulls {
 			all.Go(func() {
-				settle := n.guard.Prepare(t.Context(), request(fmt.Sprintf("registry.example/app%d:1", i)))
+				settle := prepare(t.Context(), t, n.guard, request(fmt.Sprintf("registry.example/app%d:1", i)))
 				settle(nil)
 			})
 		}
@@ -376,7 +376,7 @@ func TestBrokenJournalDoesNotHoldAPull(t *testing.T) {
 		n := newNode(t, &world{}, limits())
 		gone := fallback.ReadJournal(t.TempDir() + "/gone")
 		guard := fallback.New(n.world, n.world, gone, nopLog(), limits())
-		guard.Prepare(t.Context(), request(ref))(nil)
+		prepare(t.Context(), t, guard, request(ref))(nil)
 		if diff := cmp.Diff([]string{"plan", "present", "attach", "release attach"}, n.done()); diff != "" {
 			t.Errorf("calls (-want +got):\n%s", diff)
 		}

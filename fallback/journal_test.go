@@ -168,7 +168,7 @@ func TestCorruptFilesAreReportedAndSkipped(t *testing.T) {
 func TestGuardGoesOnOverACorruptEntry(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, &world{}, limits())
-	n.guard.Prepare(t.Context(), request(ref))(nil)
+	prepare(t.Context(), t, n.guard, request(ref))(nil)
 	dir := t.TempDir()
 	journal, err := fallback.OpenJournal(dir)
 	if err != nil {
@@ -183,7 +183,7 @@ func TestGuardGoesOnOverACorruptEntry(t *testing.T) {
 		t.Fatal(err)
 	}
 	guard := fallback.New(n.world, n.world, journal, nopLog(), limits())
-	guard.Prepare(t.Context(), request(ref))(nil)
+	prepare(t.Context(), t, guard, request(ref))(nil)
 	if got, err := journal.Last(ref); err != nil || got.Outcome != fallback.Lazy {
 		t.Errorf("afterwards: %+v, %v", got, err)
 	}

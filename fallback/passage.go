@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -16,7 +17,7 @@ import (
 )
 
 // passage is one pull on its way through a Guard. One goroutine at a time
-// touches it: first Prepare's, then that of settle.
+// touches it, first Prepare's, then that of settle; between them those of confirm.
 type passage struct {
 	*Guard
 
@@ -27,12 +28,17 @@ type passage struct {
 	previous  *Entry          // what the journal says of the reference's last pull
 	plan      *negotiate.Plan // nil until negotiated
 	chains    []digest.Digest // of the image, as far as known
-	entry     Entry
 	releases  []func()
+
+	// confirm runs for several callers at once: what it writes into entry it
+	// writes under entryMu, everything else only before and after that.
+	entryMu sync.Mutex
+	entry   Entry
 }
 
 // prepare tries the lazy way, and readies the node for whichever way it came to.
-func (p *passage) prepare(ctx context.Context, request *runtime.PullImageRequest) {
+// An error refuses the pull.
+func (p *passage) prepare(ctx context.Context, request *runtime.PullImageRequest) error {
 	err := p.attempt(ctx, request)
 	code := codeOf(ctx, err)
 	p.entry.Time = p.started
@@ -47,7 +53,12 @@ func (p *passage) prepare(ctx context.Context, request *runtime.PullImageRequest
 	case ctx.Err() != nil: // everybody left: nothing will be forwarded
 	default:
 		p.shield(ctx)
+		if p.plan != nil {
+			// Before the pull can see it; confirm looks again at what came of it.
+			return p.refusal(ctx, p.vouch(ctx, &p.plan.Image))
+		}
 	}
+	return nil
 }
 
 // attempt goes as far as it can and returns nil if the image was attached,
@@ -220,6 +231,8 @@ func (p *passage) shield(ctx context.Context) {
 
 // warn keeps what went wrong on the side, for the journal.
 func (p *passage) warn(doing string, err error) {
+	p.entryMu.Lock()
+	defer p.entryMu.Unlock()
 	p.entry.Warnings = append(p.entry.Warnings, fmt.Sprintf("%s: %s", doing, err))
 }
 

@@ -60,7 +60,7 @@ func TestHangingSteps(t *testing.T) {
 				tc.hangs(w, until)
 				n := newNode(t, w, limits())
 				begin := time.Now()
-				settle := n.guard.Prepare(t.Context(), request(ref))
+				settle := prepare(t.Context(), t, n.guard, request(ref))
 				if took := time.Since(begin); took != tc.took {
 					t.Errorf("the pull waited %s, want %s", took, tc.took)
 				}
@@ -100,7 +100,7 @@ func TestAllStepsHang(t *testing.T) {
 			shield:  stuck,
 		}, limits())
 		begin := time.Now()
-		settle := n.guard.Prepare(t.Context(), request(ref))
+		settle := prepare(t.Context(), t, n.guard, request(ref))
 		if took := time.Since(begin); took > 15*time.Second {
 			t.Errorf("the pull waited %s: more than the sum of the limits", took)
 		}
@@ -118,7 +118,7 @@ func TestReleaseThatHangsDoesNotHoldTheNextPull(t *testing.T) {
 		n := newNode(t, &world{}, limits())
 		until := make(chan struct{})
 		guard := fallback.New(n.world, stickyNode{n.world, until}, n.journal, nopLog(), limits())
-		settle := guard.Prepare(t.Context(), request(ref))
+		settle := prepare(t.Context(), t, guard, request(ref))
 		begin := time.Now()
 		settle(nil)
 		if took := time.Since(begin); took > 3*time.Second {

@@ -18,6 +18,7 @@ import (
 func convertCommand(func() (*configs.Config, error)) *cobra.Command {
 	opts := conversion.Options{UserAgent: "referee/" + version}
 	var format, algorithm, output string
+	var signing signFlags
 	command := &cobra.Command{
 		Use:   "convert SRC",
 		Short: "Build an accelerated form of an image and attach it as a referrer",
@@ -34,6 +35,10 @@ itself, its tag and its digest stay as they are.`,
 			var known bool
 			if opts.Algorithm, known = algorithms[algorithm]; !known {
 				return fmt.Errorf("--algorithm %s: expected lz4 or zstd", algorithm)
+			}
+			var err error
+			if opts.Sign, err = signing.signer(); err != nil {
+				return err
 			}
 			opts.Source = args[0]
 			progress := newProgress(cmd.ErrOrStderr())
@@ -55,6 +60,7 @@ itself, its tag and its digest stay as they are.`,
 	flags.BoolVar(&opts.PlainHTTP, "plain-http", false, "speak HTTP to the registry")
 	flags.StringVar(&opts.TempDir, "temp-dir", "", "folder for converted layers before they are pushed")
 	flags.StringVar(&output, "output", "text", "text or json")
+	signing.register(flags)
 	return command
 }
 
@@ -119,6 +125,12 @@ func writeAttached(out io.Writer, format string, attached []conversion.Attached)
 		}
 		if _, err := fmt.Fprintf(out, "%s: %s attached to %s (%d layers, %d bytes)\n",
 			one.Platform, one.Artifact.Digest, one.Subject.Digest, len(one.Layers), size); err != nil {
+			return err
+		}
+		if one.Signature == nil {
+			continue
+		}
+		if _, err := fmt.Fprintf(out, "%s: %s signs it\n", one.Platform, one.Signature.Digest); err != nil {
 			return err
 		}
 	}

@@ -25,14 +25,21 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	if err != nil {
 		return nil, err
 	}
-	negotiator := negotiate.New(negotiate.Options{
+	verify, err := imageVerifier(config)
+	if err != nil {
+		return nil, err
+	}
+	rules := newPolicy(config, log)
+	d.negotiator = negotiate.New(negotiate.Options{
 		Client:     d.registry,
-		Policy:     newPolicy(config, log),
-		Attachable: attachable(d.volumes),
+		Policy:      rules,
+		Attachable:  attachable(d.volumes),
+		VerifyImage: verify,
 		Log:        log,
 	})
-	return fallback.New(planner{negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}}, journal, log, fallback.Options{
+	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,
+		Rules:            rules.Rules,
 		NegotiateTimeout: config.Pull.NegotiateTimeout.Duration,
 		AttachTimeout:    config.Pull.AttachTimeout.Duration,
 		NodeTimeout:      config.Pull.NodeTimeout.Duration,
@@ -120,6 +127,7 @@ func lazyImage(plan *negotiate.Plan) host.Image {
 			Reference:  plan.Image.Reference,
 			Artifact:   plan.Chosen.Artifact,
 			Layers:     plan.Chosen.Layers,
+			Word:       wordOf(plan.Chosen),
 		},
 	}
 	known := []ocispec.Descriptor{plan.Image.Manifest, plan.Image.Config}

@@ -40,6 +40,7 @@ func rootCommand() *cobra.Command {
 	load := func() (*configs.Config, error) { return loadConfig(configPath) }
 	root.AddCommand(
 		serveCommand(load),
+		inspectCommand(load),
 		explainCommand(load),
 		convertCommand(load),
 		configCommand(load),

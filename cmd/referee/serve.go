@@ -25,6 +25,7 @@ import (
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
 	"github.com/referee-cri/referee/lazyblock/volume"
+	"github.com/referee-cri/referee/negotiate"
 )
 
 // snapshotter is the only one that can be grafted into; Grafter.Check verifies it.
@@ -121,6 +122,7 @@ type daemonParts struct {
 	cache      *cache.Store
 	volumes    *volume.Manager
 	host       *host.Host
+	negotiator *negotiate.Negotiator
 	guard      *fallback.Guard
 	cri        *criimage.Server
 }
@@ -163,7 +165,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 		Conn: d.containerd, Namespace: config.Containerd.Namespace, Snapshotter: snapshotter,
 		VolumesDir: d.volumes.Dir(), Log: log,
 	})
-	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Log: log})
+	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Registry: d.registry, Log: log})
 	if d.guard, err = newGuard(config, d, grafter, log); err != nil {
 		return d, err
 	}
@@ -180,6 +182,9 @@ func (d *daemonParts) close(ctx context.Context) error {
 		closing, cancel := context.WithTimeout(ctx, shutdownTimeout)
 		errs = append(errs, d.guard.Close(closing))
 		cancel()
+	}
+	if d.negotiator != nil {
+		d.negotiator.Close()
 	}
 	idle := d.volumes == nil || d.volumes.Empty()
 	if d.driver != nil {

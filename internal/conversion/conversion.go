@@ -41,6 +41,10 @@ type Options struct {
 	UserAgent   string
 	TempDir     string // "" is the system's
 
+	// Sign signs something that was pushed and puts the signature beside it. nil:
+	// nothing is signed.
+	Sign func(ctx context.Context, repo *remote.Repository, subject ocispec.Descriptor) (ocispec.Descriptor, error)
+
 	Converting func(platform string, p convert.Progress) // may be nil
 	Pushing    func(publish.Event)                       // may be nil
 }
@@ -51,6 +55,8 @@ type Attached struct {
 	Subject  ocispec.Descriptor
 	Artifact ocispec.Descriptor
 	Layers   []ocispec.Descriptor
+	// Signature is the manifest of the artifact's signature, nil without one.
+	Signature *ocispec.Descriptor
 }
 
 // Run converts and publishes, and returns what was attached. Nothing is
@@ -111,8 +117,23 @@ func attach(ctx context.Context, source content.Fetcher, destination *remote.Rep
 		one.Layers = append(one.Layers, layer.Descriptor)
 	}
 	one.Platform, one.Subject = name, form.Source
-	one.Artifact, err = publish.Push(ctx, destination, form, pushOptions(opts))
+	if one.Artifact, err = publish.Push(ctx, destination, form, pushOptions(opts)); err != nil {
+		return one, err
+	}
+	one.Signature, err = sign(ctx, destination, one.Artifact, opts)
 	return one, err
+}
+
+// sign signs what was pushed, if anything is to be signed.
+func sign(ctx context.Context, destination *remote.Repository, artifact ocispec.Descriptor, opts Options) (*ocispec.Descriptor, error) {
+	if opts.Sign == nil {
+		return nil, nil
+	}
+	signature, err := opts.Sign(ctx, destination, plain(artifact))
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", artifact.Digest, err)
+	}
+	return &signature, nil
 }
 
 func attachIndex(ctx context.Context, destination *remote.Repository, root ocispec.Descriptor, images []ocispec.Descriptor, attached []Attached, opts Options) error {
@@ -123,7 +144,10 @@ func attachIndex(ctx context.Context, destination *remote.Repository, root ocisp
 	for i := range images {
 		entries[i] = publish.Entry{Source: images[i], Converted: attached[i].Artifact}
 	}
-	_, err := publish.PushIndex(ctx, destination, root, entries, pushOptions(opts))
+	index, err := publish.PushIndex(ctx, destination, root, entries, pushOptions(opts))
+	if err == nil {
+		_, err = sign(ctx, destination, index, opts)
+	}
 	return err
 }
 

@@ -22,8 +22,8 @@ func plan(t *testing.T, ref, platform string) *negotiate.Plan {
 	client := registry.New(registry.Options{HostDirs: []string{t.TempDir()}})
 	t.Cleanup(func() { _ = client.Close() })
 	n := negotiate.New(negotiate.Options{
-		Client:     client,
-		LegacyORAS: func(string) negotiate.LegacyMode { return negotiate.LegacyOn },
+		Client: client,
+		Policy: negotiate.Uniform(negotiate.Rules{LegacyORAS: negotiate.LegacyOn}),
 	})
 	os, arch, _ := strings.Cut(platform, "/")
 	p, err := n.Plan(t.Context(), negotiate.Request{Reference: ref, Platform: &ocispec.Platform{OS: os, Architecture: arch}})

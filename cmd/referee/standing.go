@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/lazyblock/host"
+	"github.com/referee-cri/referee/lazyblock/volume"
+	"github.com/referee-cri/referee/negotiate"
+)
+
+// word is what a volume's record keeps of who vouches for it: the signature
+// itself, so that it can be judged again by the rules of a later day.
+type word struct {
+	Signer *negotiate.Signer    `json:"signer"`
+	Proof  *negotiate.Signature `json:"proof"`
+}
+
+// wordOf is nil where nobody signed, or at greater length than can be kept.
+func wordOf(c *negotiate.Candidate) json.RawMessage {
+	if c.Signer == nil || c.Proof == nil {
+		return nil
+	}
+	encoded, err := json.Marshal(word{c.Signer, c.Proof})
+	if err != nil || len(encoded) > volume.MaxWord {
+		return nil
+	}
+	return encoded
+}
+
+func (n node) Standings(ctx context.Context, chains []digest.Digest) ([]fallback.Standing, error) {
+	words, err := n.host.Words(ctx, chains)
+	if err != nil {
+		return nil, err
+	}
+	standings := make([]fallback.Standing, 0, len(words))
+	for _, w := range words {
+		var said word
+		if w.Word != nil && json.Unmarshal(w.Word, &said) != nil {
+			said = word{} // of another version: nobody signed, as far as we know
+		}
+		standings = append(standings, fallback.Standing{
+			Chain: w.Chain, Volume: w.Volume, Repository: w.Repository, Artifact: w.Artifact, Vouchers: w.Vouchers,
+			Signer: said.Signer, Proof: said.Proof,
+		})
+	}
+	return standings, nil
+}
+
+func (n node) Vouch(ctx context.Context, volume, repository string) error {
+	return n.host.Vouch(ctx, volume, repository, nil)
+}
+
+func (n node) Original(ctx context.Context, reference string) (*negotiate.Image, error) {
+	original, err := n.host.Original(ctx, reference)
+	if original == nil || err != nil {
+		return nil, err
+	}
+	return &negotiate.Image{
+		Reference: reference, Repository: original.Repository, Layers: original.Layers, DiffIDs: original.DiffIDs,
+		ChainIDs: identity.ChainIDs(append([]digest.Digest{}, original.DiffIDs...)), // works in place
+	}, nil
+}
+
+func (n node) Materialise(ctx context.Context, pull fallback.Pull, image *negotiate.Image, chain digest.Digest) error {
+	original := host.Original{Repository: image.Repository, Layers: image.Layers, DiffIDs: image.DiffIDs}
+	return n.host.Materialise(ctx, chain, original, credentials(pull.Auth), nil)
+}
