@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/configs"
+	"github.com/referee-cri/referee/internal/credentialprovider"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/blob"
@@ -21,13 +22,40 @@ import (
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
-func registryOptions(config *configs.Config, log *zap.Logger) registry.Options {
-	return registry.Options{
+// registries are the registries as this node reaches them, with its credentials.
+type registries struct {
+	*registry.Client
+
+	plugins *credentialprovider.Plugins // nil where the kubelet has none
+}
+
+func openRegistries(config *configs.Config, log *zap.Logger) *registries {
+	r := &registries{}
+	options := registry.Options{
 		HostDirs:     config.HostDirs(),
 		DockerConfig: config.Registry.DockerConfig,
 		UserAgent:    "referee/" + version,
 		Log:          log,
 	}
+	if config.Registry.CredentialProviderConfig != "" {
+		r.plugins = credentialprovider.New(credentialprovider.Options{
+			Config:  config.Registry.CredentialProviderConfig,
+			BinDir:  config.Registry.CredentialProviderBinDir,
+			Timeout: config.Registry.CredentialProviderTimeout.Duration,
+			Log:     log,
+		})
+		options.Sources = append(options.Sources, r.plugins)
+	}
+	r.Client = registry.New(options)
+	return r
+}
+
+func (r *registries) Close() error {
+	err := r.Client.Close()
+	if r.plugins != nil {
+		err = errors.Join(err, r.plugins.Close())
+	}
+	return err
 }
 
 // blobs opens registry blobs through the cache.

@@ -31,11 +31,11 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	}
 	rules := newPolicy(config, log)
 	d.negotiator = negotiate.New(negotiate.Options{
-		Client:     d.registry,
+		Client:      d.registry.Client,
 		Policy:      rules,
 		Attachable:  attachable(d.volumes),
 		VerifyImage: verify,
-		Log:        log,
+		Log:         log,
 	})
 	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,

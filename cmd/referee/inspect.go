@@ -11,7 +11,6 @@ import (
 
 	"github.com/referee-cri/referee/configs"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/negotiate"
 )
 
@@ -66,14 +65,14 @@ func platformOf(name string) (*ocispec.Platform, error) {
 
 func inspect(cmd *cobra.Command, config *configs.Config, request negotiate.Request) (*negotiate.Inspection, error) {
 	log := zap.NewNop()
-	client := registry.New(registryOptions(config, log))
+	client := openRegistries(config, log)
 	defer func() { _ = client.Close() }()
 	verify, err := imageVerifier(config)
 	if err != nil {
 		return nil, err
 	}
 	negotiator := negotiate.New(negotiate.Options{
-		Client: client, Policy: newPolicy(config, log), Attachable: canRead, VerifyImage: verify,
+		Client: client.Client, Policy: newPolicy(config, log), Attachable: canRead, VerifyImage: verify,
 		DiscoveryTimeout: config.Pull.NegotiateTimeout.Duration, Log: log,
 	})
 	defer negotiator.Close()

@@ -19,7 +19,6 @@ import (
 	"github.com/referee-cri/referee/criimage"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/keeper"
-	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/graft"
@@ -113,7 +112,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 
 // daemonParts is everything that runs in one daemon.
 type daemonParts struct {
-	registry   *registry.Client
+	registry   *registries
 	containerd *grpc.ClientConn
 	backend    *grpc.ClientConn // containerd's CRI
 	keeper     keeper.Client
@@ -139,7 +138,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 			return d, fmt.Errorf("make directory: %w", err)
 		}
 	}
-	d.registry = registry.New(registryOptions(config, log)) //nolint:contextcheck // logins are looked up at each request, with a time-out of their own
+	d.registry = openRegistries(config, log)
 	if d.containerd, err = criimage.Dial(config.ContainerdAddress()); err != nil {
 		return d, err
 	}
@@ -156,7 +155,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
 		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
-		Blobs: blobs{registry: d.registry, cache: d.cache, giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
+		Blobs: blobs{registry: d.registry.Client, cache: d.cache, giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
 	})
 	if err != nil {
 		return d, err
@@ -165,7 +164,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 		Conn: d.containerd, Namespace: config.Containerd.Namespace, Snapshotter: snapshotter,
 		VolumesDir: d.volumes.Dir(), Log: log,
 	})
-	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Registry: d.registry, Log: log})
+	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Registry: d.registry.Client, Log: log})
 	if d.guard, err = newGuard(config, d, grafter, log); err != nil {
 		return d, err
 	}
