@@ -50,7 +50,7 @@ func beThePlugin(mode string) int {
 	_, _ = os.Stdout.Write(answer)
 	switch mode {
 	case "fail":
-		_, _ = fmt.Fprintf(os.Stderr, "cannot sign in: got %s\n", answer)
+		_, _ = fmt.Fprintf(os.Stderr, "cannot sign in: got %s\n%s\n", answer, os.Getenv("TEST_STDERR"))
 		return 1
 	case "hang": // with a child that holds the pipes
 		child := exec.CommandContext(context.Background(), "sleep", "600")
@@ -361,7 +361,7 @@ func TestTroubleMeansNoCredentials(t *testing.T) {
 			s.write(s.answerFile("p"), tc.answer)
 			s.opts.Timeout = 20 * time.Second
 			if tc.mode == "hang" {
-				s.opts.Timeout = 500 * time.Millisecond
+				s.opts.Timeout = 3 * time.Second // enough to start
 			}
 			p := s.start()
 			for range 3 {

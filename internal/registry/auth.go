@@ -170,9 +170,9 @@ func (t *tokens) accept(generation int) {
 }
 
 // next presents the next offer that can answer the challenge; false: there is
-// none, and the next request begins anew.
+// none, or nobody waits for it, and the next request begins anew.
 func (t *tokens) next(ctx context.Context) bool {
-	for t.offers.next(ctx) {
+	for t.offers.next(ctx) && ctx.Err() == nil {
 		if t.present(ctx) == nil {
 			return true
 		}

@@ -104,7 +104,10 @@ func (o *offers) renew(ctx context.Context, now time.Time) bool {
 	}
 	source := o.current.source
 	found := o.sources[source].Credentials(ctx, o.repository, o.host)
-	if len(found) == 0 {
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case len(found) == 0:
 		o.current.Expires = now.Add(keepTime)
 		return false
 	}

@@ -208,7 +208,7 @@ func (r *Repository) converse(ctx context.Context, set *hostSet, h *host, req Re
 		}
 		if err := tokens.challenged(ctx, generation, resp); err != nil {
 			r.client.opts.Log.Debug("challenge not answered", zap.String("host", h.Host), zap.Error(err))
-			return nil, newStatusError(resp, h.Host)
+			return nil, r.failed(ctx, req, target, newStatusError(resp, h.Host))
 		}
 		discard(resp)
 	}
