@@ -193,7 +193,7 @@ func TestSignaturesThatDoNotCount(t *testing.T) {
 		}, nil, reason.SizeMismatch, "more than the limit", true, false, false},
 		"content larger than it says": {func(t *testing.T, reg *regtest.Registry, d ocispec.Descriptor) {
 			s := k.sign(t, notation, d.Digest)
-			s.setContent(append(s.content, bytes.Repeat([]byte(" "), 256<<10)...))
+			s.setContent(append(s.content, bytes.Repeat([]byte(" "), 100<<10)...))
 			s.layer.Size = 100
 			s.attach(t, reg, "app", d)
 		}, nil, reason.RegistryError, "over the limit", false, false, false},
