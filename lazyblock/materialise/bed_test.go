@@ -26,7 +26,16 @@ type bed struct {
 	dir  string // holds nothing but what Layers makes
 }
 
+// newBed works in memory, where syncing waits for nobody else's writes.
 func newBed(t *testing.T) *bed {
+	t.Helper()
+	b := newDiskBed(t)
+	b.mountSmall(t, "size=64m")
+	return b
+}
+
+// newDiskBed works where containerd would.
+func newDiskBed(t *testing.T) *bed {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: layers hold devices and other users' files")

@@ -28,7 +28,7 @@ func TestReferenceImage(t *testing.T) {
 	for n, recorded := range []string{"tiny.prefix1.tree.jsonl", "tiny.prefix2.tree.jsonl", "tiny.prefix3.tree.jsonl", "tiny.tree.jsonl"} {
 		t.Run(recorded, func(t *testing.T) {
 			t.Parallel()
-			b := newBed(t)
+			b := newDiskBed(t)
 			layers := b.loadImage(t, filepath.Join(reference, "tiny"), "tiny")
 			if err := b.make(t, layers[:n+1]); err != nil {
 				t.Fatal(err)
@@ -53,7 +53,7 @@ func TestReferenceImage(t *testing.T) {
 // TestLowerLinkIsRefusedAsContainerdDoes: a hard link to a file of a lower layer.
 func TestLowerLinkIsRefusedAsContainerdDoes(t *testing.T) {
 	t.Parallel()
-	b := newBed(t)
+	b := newDiskBed(t)
 	layers := b.loadImage(t, filepath.Join(testdata.Dir(t, "reference"), "tiny"), "tiny-lower-link")
 	if err := b.make(t, layers); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("got %v", err)
@@ -157,7 +157,7 @@ func TestStacksLookAsOverlayfsShowsThem(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBed(t)
+			b := newDiskBed(t)
 			var tars [][]byte
 			for _, entries := range stack {
 				tars = append(tars, makeTar(t, entries...))
