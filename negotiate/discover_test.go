@@ -2,8 +2,6 @@ package negotiate_test
 
 import (
 	"bytes"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -24,7 +22,13 @@ func tagOf(d digest.Digest) string { return strings.Replace(d.String(), ":", "-"
 // listInTag writes the fallback tag of subject in repository app.
 func listInTag(t *testing.T, reg *regtest.Registry, subject digest.Digest, entries ...ocispec.Descriptor) {
 	t.Helper()
-	_, err := reg.PutJSON("app", tagOf(subject), ocispec.MediaTypeImageIndex, map[string]any{
+	listUnder(t, reg, tagOf(subject), entries...)
+}
+
+// listUnder writes a list of referrers under a tag of repository app.
+func listUnder(t *testing.T, reg *regtest.Registry, tag string, entries ...ocispec.Descriptor) {
+	t.Helper()
+	_, err := reg.PutJSON("app", tag, ocispec.MediaTypeImageIndex, map[string]any{
 		"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": entries,
 	})
 	if err != nil {
@@ -48,32 +52,41 @@ func TestAnswersOfTheReferrersAPI(t *testing.T) {
 		want  string
 		code  reason.Code // where nothing is found
 	}{
-		"index":                                  {nil, api, ""},
-		"index as application/json":              {contentType("application/json; charset=utf-8"), api, ""},
-		"index as Docker list":                   {contentType("application/vnd.docker.distribution.manifest.list.v2+json"), api, ""},
-		"web page":                               {ptr(answer(200, "text/html", html)), tag, ""},
-		"index as web page":                      {contentType("text/html"), tag, ""},
-		"other JSON":                             {ptr(answer(200, "application/json", `{"schemaVersion":2}`)), tag, ""},
-		"JSON without schema version":            {ptr(answer(200, "application/json", `{"manifests":[]}`)), tag, ""},
-		"null list":                              {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":null}`)), nothing, reason.NoReferrers},
-		"empty list":                             {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[]}`)), nothing, reason.NoReferrers},
-		"broken JSON":                            {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manif`)), nothing, reason.RegistryError},
-		"list that is no list":                   {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":{}}`)), nothing, reason.RegistryError},
-		"401":                                    {ptr(answer(401, "application/json", `{}`)), tag, ""},
-		"403":                                    {ptr(answer(403, "application/json", `{}`)), tag, ""},
-		"404":                                    {ptr(answer(404, "text/plain", `404 page not found`)), tag, ""},
-		"404 name unknown":                       {ptr(answer(404, "application/json", `{"errors":[{"code":"NAME_UNKNOWN"}]}`)), tag, ""},
-		"400":                                    {ptr(answer(400, "application/json", `{}`)), tag, ""},
-		"405":                                    {ptr(answer(405, "application/json", `{}`)), tag, ""},
-		"406":                                    {ptr(answer(406, "application/json", `{}`)), tag, ""},
-		"501":                                    {ptr(answer(501, "application/json", `{}`)), tag, ""},
-		"500":                                    {ptr(answer(500, "application/json", `{}`)), nothing, reason.RegistryError},
-		"503":                                    {ptr(answer(503, "application/json", `{}`)), nothing, reason.RegistryError},
-		"429 without a time":                     {ptr(answer(429, "application/json", `{}`)), nothing, reason.RegistryError},
-		"429 for an hour":                        {retryAfter("3600", 0), nothing, reason.RegistryError},
-		"429 for no time, once":                  {retryAfter("0", 1), api, ""},
-		"connection dropped":                     {&regtest.Fault{Drop: true}, nothing, reason.RegistryUnreachable},
-		"body cut short":                         {&regtest.Fault{CutAt: new(int64(20))}, nothing, reason.RegistryUnreachable},
+		// 2.1, 2.6: 200 and an index, under one name or another.
+		"index":                     {nil, api, ""},
+		"index as application/json": {contentType("application/json; charset=utf-8"), api, ""},
+		"index as Docker list":      {contentType("application/vnd.docker.distribution.manifest.list.v2+json"), api, ""},
+		// 2.6: 200 and something else.
+		"web page":                    {ptr(answer(200, "text/html", html)), tag, ""},
+		"index as web page":           {contentType("text/html"), tag, ""},
+		"other JSON":                  {ptr(answer(200, "application/json", `{"schemaVersion":2}`)), tag, ""},
+		"JSON without schema version": {ptr(answer(200, "application/json", `{"manifests":[]}`)), tag, ""},
+		// 2.1: nothing is attached.
+		"null list":  {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":null}`)), nothing, reason.NoReferrers},
+		"empty list": {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[]}`)), nothing, reason.NoReferrers},
+		// A list that cannot be read.
+		"broken JSON":          {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manif`)), nothing, reason.RegistryError},
+		"list that is no list": {ptr(answer(200, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":{}}`)), nothing, reason.RegistryError},
+		// 2.6: not for us, not here, not known.
+		"401":              {ptr(answer(401, "application/json", `{}`)), tag, ""},
+		"403":              {ptr(answer(403, "application/json", `{}`)), tag, ""},
+		"404":              {ptr(answer(404, "text/plain", `404 page not found`)), tag, ""},
+		"404 name unknown": {ptr(answer(404, "application/json", `{"errors":[{"code":"NAME_UNKNOWN"}]}`)), tag, ""},
+		"400":              {ptr(answer(400, "application/json", `{}`)), tag, ""},
+		"405":              {ptr(answer(405, "application/json", `{}`)), tag, ""},
+		"406":              {ptr(answer(406, "application/json", `{}`)), tag, ""},
+		"501":              {ptr(answer(501, "application/json", `{}`)), tag, ""},
+		// 2.6: out of order.
+		"500": {ptr(answer(500, "application/json", `{}`)), nothing, reason.RegistryError},
+		"503": {ptr(answer(503, "application/json", `{}`)), nothing, reason.RegistryError},
+		// 2.6: too many requests.
+		"429 without a time":    {ptr(answer(429, "application/json", `{}`)), nothing, reason.RegistryError},
+		"429 for an hour":       {retryAfter("3600", 0), nothing, reason.RegistryError},
+		"429 for no time, once": {retryAfter("0", 1), api, ""},
+		// 2.6: no answer.
+		"connection dropped": {&regtest.Fault{Drop: true}, nothing, reason.RegistryUnreachable},
+		"body cut short":     {&regtest.Fault{CutAt: new(int64(20))}, nothing, reason.RegistryUnreachable},
+		// 2.6: a redirect to a login page.
 		"redirected to a login page":             {&regtest.Fault{Status: 302, Header: http.Header{"Location": {"/login"}}}, tag, ""},
 		"redirected to a login page with status": {&regtest.Fault{Status: 307, Header: http.Header{"Location": {"/v2/"}}}, tag, ""},
 	} {
@@ -212,149 +225,6 @@ func TestOrdinaryRegistriesAreNotAskedForLegacy(t *testing.T) {
 			plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(mode)}), reg.Ref("app", "1"))
 			if n, _ := reg.Count(func(e regtest.Entry) bool { return strings.Contains(e.Path, "oras") }); n != 0 {
 				t.Errorf("%d legacy requests: %q", n, requests(reg))
-			}
-		})
-	}
-}
-
-func TestEveryPageIsRead(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		features regtest.Features
-		oras     bool
-	}{
-		"OCI, Link":          {regtest.Features{Referrers: true, PageSize: 3}, false},
-		"ORAS v2, Link":      {regtest.Features{ORASv2: true, PageSize: 1}, true},
-		"ORAS v1, Link":      {regtest.Features{ORASv1: true, PageSize: 1}, true},
-		"ORAS v1, @nextLink": {regtest.Features{ORASv1: true, ORASNextLink: true, PageSize: 1}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			tc.features.ORASPush = true
-			reg := regtest.New(t, regtest.Options{Features: &tc.features})
-			img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
-			f := form{artifactType: typeNative, layers: 2}
-			if tc.oras {
-				f.artifactType, f.orasPush = typeDADI, true
-			}
-			for i := range 10 {
-				other := f
-				other.change = func(m map[string]any) { m["artifactType"], m["x"] = "application/spdx+json", i }
-				if tc.oras { // the registry filters there: other forms of the same type
-					other.change = func(m map[string]any) { m["x"] = i }
-				}
-				other.attach(t, reg, "app", img.Descriptor)
-			}
-			last := f
-			last.created = "2026-01-01T00:00:00Z" // newest
-			want := last.attach(t, reg, "app", img.Descriptor)
-			p := plan(t, newNegotiator(t, negotiate.Options{Policy: legacy(negotiate.LegacyOn)}), reg.Ref("app", "1"))
-			if !p.Lazy() || p.Chosen.Artifact.Digest != want.Digest {
-				t.Errorf("%s: %s, chosen %+v", p.Reason, p.Detail, p.Chosen)
-			}
-			if len(p.Rejected) != 10 {
-				t.Errorf("%d rejected, want 10", len(p.Rejected))
-			}
-		})
-	}
-}
-
-// TestHostilePages never ends with an error, and what was listed before is used.
-func TestHostilePages(t *testing.T) {
-	t.Parallel()
-	foreign := regtest.New(t, regtest.Options{})
-	for name, link := range map[string]string{
-		"other origin":      `<` + foreign.URL() + `/v2/app/referrers/x>; rel="next"`,
-		"other origin, //":  `<//` + foreign.Host() + `/v2/>; rel="next"`,
-		"other scheme":      `<https://HOST/v2/app/referrers/x>; rel="next"`,
-		"with user":         `<http://user@HOST/v2/app/referrers/x>; rel="next"`,
-		"itself":            `<>; rel="next"`,
-		"not a list":        `</v2/>; rel="next"`,
-		"no URL":            `<http://[::1>; rel="next"`,
-		"file":              `<file:///etc/passwd>; rel="next"`,
-		"a page of nothing": `</v2/app/tags/list>; rel="next"`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			reg := regtest.New(t, regtest.Options{})
-			img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
-			want := form{artifactType: typeNative, layers: 2}.attach(t, reg, "app", img.Descriptor)
-			reg.Inject(regtest.Fault{
-				Match: regtest.Path("/referrers/"), Header: http.Header{"Link": {strings.Replace(link, "HOST", reg.Host(), 1)}},
-			})
-			p := plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
-			if !p.Lazy() || p.Chosen.Artifact.Digest != want.Digest {
-				t.Errorf("%s: %s", p.Reason, p.Detail)
-			}
-			if n := foreign.Connections(); n != 0 {
-				t.Errorf("%d connections to another origin", n)
-			}
-		})
-	}
-}
-
-func TestEndlessPagesEnd(t *testing.T) {
-	t.Parallel()
-	reg := regtest.New(t, regtest.Options{})
-	img := putImage(t, reg, "app", "1", regtest.ImageSpec{})
-	reg.Inject(regtest.Fault{Match: regtest.Path("/referrers/"), Status: 200, Header: http.Header{
-		"Content-Type": {ocispec.MediaTypeImageIndex}, "Link": {`<?more=1>; rel="next"`},
-	}, Body: []byte(`{"schemaVersion":2,"manifests":[]}`)})
-	for i := range 100 { // each page names another one
-		reg.Inject(regtest.Fault{Match: func(req *http.Request) bool {
-			return req.URL.Query().Get("more") == fmt.Sprint(i)
-		}, Status: 200, Header: http.Header{
-			"Content-Type": {ocispec.MediaTypeImageIndex}, "Link": {fmt.Sprintf(`<?more=%d>; rel="next"`, i+1)},
-		}, Body: []byte(`{"schemaVersion":2,"manifests":[]}`)})
-	}
-	p := plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
-	if p.Lazy() || p.Reason != reason.RegistryError {
-		t.Errorf("%s: %s", p.Reason, p.Detail)
-	}
-	if n, _ := reg.Count(func(e regtest.Entry) bool { return strings.Contains(e.Path, img.Descriptor.Digest.String()) }); n > 16 {
-		t.Errorf("%d pages were read, more than 16", n)
-	}
-}
-
-func TestHugeListsAreBounded(t *testing.T) {
-	t.Parallel()
-	big := func(entries int) []byte {
-		list := make([]map[string]any, entries)
-		for i := range list {
-			list[i] = map[string]any{
-				"mediaType": ocispec.MediaTypeImageManifest, "digest": digest.FromString(fmt.Sprint(i)), "size": 3, "artifactType": typeNative,
-			}
-		}
-		body, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": list})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return body
-	}
-	for name, tc := range map[string]struct {
-		body []byte
-		code reason.Code
-	}{
-		"5000 entries":       {big(5000), reason.NotFound},                               // as far as the cap, none of them exists
-		"a page over 4 MiB":  {bytes.Repeat([]byte(" "), 4<<20+1), reason.RegistryError}, // not parsed at all
-		"a page of brackets": {bytes.Repeat([]byte("["), 1<<20), reason.RegistryError},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			reg := regtest.New(t, regtest.Options{})
-			putImage(t, reg, "app", "1", regtest.ImageSpec{})
-			fault := answer(200, ocispec.MediaTypeImageIndex, string(tc.body))
-			fault.Match = regtest.Path("/referrers/")
-			reg.Inject(fault)
-			p := plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
-			if p.Lazy() || p.Reason != tc.code {
-				t.Errorf("%s: %s", p.Reason, p.Detail)
-			}
-			if n, _ := reg.Count(nil); n > 12 {
-				t.Errorf("%d requests", n)
-			}
-			if len(p.Rejected) > 1000 {
-				t.Errorf("%d rejections", len(p.Rejected))
 			}
 		})
 	}
