@@ -15,10 +15,13 @@
 // On a warm connection an image costs three round trips one after another: its
 // manifest; its config and its referrers, together; the artifact's manifest. So
 // does a multi-platform one: the index; the manifest and its referrers; the
-// config and the artifact's manifest.
+// config and the artifact's manifest. Where a signature is wanted, its manifest
+// and its content are two more.
 //
 // Goroutines: Plan runs the config's fetch beside discovery, legacy beside
 // current endpoints, and up to four artifact fetches at once; the referrers of an
 // index's manifest are asked for while it is fetched. It returns when all of them
-// have ended. Nothing runs between calls.
+// have ended. Between calls runs only the search for legacy endpoints, where the
+// rules want it: at most one for each project of a registry and day, each within
+// the time allowed for discovery, until Negotiator.Close.
 package negotiate
