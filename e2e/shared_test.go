@@ -27,7 +27,7 @@ type family struct {
 	lazy    string // reference/tiny with a referrer
 	layout  string
 	sibling string // ordinary: tiny's first two layers and one of its own
-	derived string // ordinary: all of tiny's layers and one of its own
+	derived string // ordinary, in the lazy one's repository: all of tiny's layers and one of its own
 }
 
 // newFamily pushes the images. The ordinary ones have no referrer.
@@ -38,14 +38,14 @@ func newFamily(t *testing.T, b *bed) family {
 		t.Fatal(err)
 	}
 	f.lazy = b.registry.Ref("tiny", "tiny")
-	f.sibling = b.pushOnTop(t, f.layout, 2, "sibling")
-	f.derived = b.pushOnTop(t, f.layout, 4, "derived")
+	f.sibling = b.pushOnTop(t, f.layout, 2, "sibling", "sibling")
+	f.derived = b.pushOnTop(t, f.layout, 4, "tiny", "derived")
 	return f
 }
 
-// pushOnTop pushes an image made of the first n layers of tiny and one more
-// that holds the file /own with the image's name in it.
-func (b *bed) pushOnTop(t *testing.T, layout string, n int, name string) string {
+// pushOnTop pushes an image, repository:name, made of the first n layers of tiny
+// and one more that holds the file /own with the image's name in it.
+func (b *bed) pushOnTop(t *testing.T, layout string, n int, repository, name string) string {
 	t.Helper()
 	base := readLayout(t, layout, "tiny")
 	manifest, config := base.manifest, base.config
@@ -71,10 +71,10 @@ func (b *bed) pushOnTop(t *testing.T, layout string, n int, name string) string 
 	}
 	manifest.Versioned = specs.Versioned{SchemaVersion: 2}
 	manifest.MediaType = ocispec.MediaTypeImageManifest
-	if _, err := b.registry.PutJSON(name, "1", ocispec.MediaTypeImageManifest, manifest); err != nil {
+	if _, err := b.registry.PutJSON(repository, name, ocispec.MediaTypeImageManifest, manifest); err != nil {
 		t.Fatal(err)
 	}
-	return b.registry.Ref(name, "1")
+	return b.registry.Ref(repository, name)
 }
 
 func ownLayer(t *testing.T, name string) (plain, compressed []byte) {
