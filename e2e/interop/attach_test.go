@@ -139,7 +139,7 @@ func TestOrasAttachesForms(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				oras, repository := newOras(t), strings.NewReplacer(" ", "-", ",", "").Replace(name)
-				p.putImage(t, repository, "1", 3)
+				p.putImage(t, repository, 3)
 				made := tc.artifact.attach(t, oras, p.ref(repository, "1"))
 				got := plan(t, p.ref(repository, "1"), negotiate.Rules{})
 				if got.Reason != tc.want || !strings.Contains(got.Detail, tc.detail) || got.Lazy() != (tc.want == reason.None) {
@@ -171,7 +171,7 @@ func TestOrasListsWhereItIsTold(t *testing.T) {
 			t.Run(way, func(t *testing.T) {
 				t.Parallel()
 				oras := newOras(t)
-				p.putImage(t, way, "1", 2)
+				p.putImage(t, way, 2)
 				made := artifact{layers: 2, args: []string{"--distribution-spec", way}}.attach(t, oras, p.ref(way, "1"))
 				got := plan(t, p.ref(way, "1"), negotiate.Rules{})
 				if got.Reason != want {
@@ -203,7 +203,7 @@ func TestOrasAttachesToImagesOfSeveralPlatforms(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				oras := newOras(t)
-				p.putIndex(t, name, "1", 2)
+				p.putIndex(t, name, 2)
 				made := tc.artifact.attach(t, oras, p.ref(name, "1"))
 				got := plan(t, p.ref(name, "1"), negotiate.Rules{})
 				if got.Reason != tc.want {

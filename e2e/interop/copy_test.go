@@ -21,8 +21,8 @@ func TestCopiedImageKeepsItsForms(t *testing.T) {
 			t.Run(kind, func(t *testing.T) {
 				t.Parallel()
 				from, oras, key, issuer := start(t), newOras(t), newKeyPair(t), newNotary(t)
-				from.putImage(t, "team/app", "1", 2)
-				form := from.convert(t, "team/app", "1", key.sign(signsigstore.SchemeBundle))
+				from.putImage(t, "team/app", 2)
+				form := from.convert(t, "team/app", key.sign(signsigstore.SchemeBundle))
 				for _, sign := range []signWith{issuer.sign(t, ""), key.sign(signsigstore.SchemeTag)} {
 					if _, err := sign(t.Context(), from.repository(t, "team/app"), form.Artifact); err != nil {
 						t.Fatal(err)
@@ -64,8 +64,8 @@ func TestCosignsTagIsCopiedByName(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, to place) {
 		from, oras, key := withAPI(t), newOras(t), newKeyPair(t)
-		from.putImage(t, "app", "1", 2)
-		form := from.convert(t, "app", "1", key.sign(signsigstore.SchemeTag))
+		from.putImage(t, "app", 2)
+		form := from.convert(t, "app", key.sign(signsigstore.SchemeTag))
 		cp := func(args ...string) {
 			oras.run(t, append([]string{"cp", "--no-tty", "--from-plain-http", "--to-plain-http"}, args...)...)
 		}

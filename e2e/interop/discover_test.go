@@ -20,8 +20,8 @@ func TestOrasDiscoversFormsAndTheirSignatures(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, p place) {
 		oras, key, issuer := newOras(t), newKeyPair(t), newNotary(t)
-		img := p.putImage(t, "app", "1", 2)
-		form := p.convert(t, "app", "1", key.sign(signsigstore.SchemeBundle))
+		img := p.putImage(t, "app", 2)
+		form := p.convert(t, "app", key.sign(signsigstore.SchemeBundle))
 		signatures := tree{form.Signature.Digest: {}}
 		for _, sign := range []signWith{issuer.sign(t, signnotation.EnvelopeJWS), issuer.sign(t, signnotation.EnvelopeCOSE)} {
 			d, err := sign(t.Context(), p.repository(t, "app"), form.Artifact)
@@ -73,8 +73,8 @@ func TestOrasDiscoversFormsOfSeveralPlatforms(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, p place) {
 		oras, issuer := newOras(t), newNotary(t)
-		p.putIndex(t, "app", "1", 2)
-		form := p.convert(t, "app", "1", issuer.sign(t, ""))
+		p.putIndex(t, "app", 2)
+		form := p.convert(t, "app", issuer.sign(t, ""))
 		ref := p.ref("app", "1")
 		if diff := cmp.Diff(tree{form.Artifact.Digest: {form.Signature.Digest: {}}}, discover(t, oras, ref, "--platform", form.Platform)); diff != "" {
 			t.Errorf("discovered of the manifest (-want +got):\n%s", diff)
@@ -123,7 +123,7 @@ func TestOrasKnowsNoEndpointsOfItsPast(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, oras := place{host: regtest.New(t, regtest.Options{Features: &tc.features}).Host()}, newOras(t)
-			p.putImage(t, "app", "1", 2)
+			p.putImage(t, "app", 2)
 			made, err := conversion.Run(t.Context(), conversion.Options{Source: p.ref("app", "1"), LegacyORAS: true, TempDir: t.TempDir()})
 			if err != nil {
 				t.Fatal(err)

@@ -25,11 +25,11 @@ import (
 // signWith signs something in a repository, as conversion.Options.Sign does.
 type signWith func(ctx context.Context, repo *remote.Repository, subject ocispec.Descriptor) (ocispec.Descriptor, error)
 
-// convert does what `referee convert` does with an image, and returns the form of
+// convert does what `referee convert` does with the image tagged 1, and returns the form of
 // its first platform.
-func (p place) convert(t *testing.T, repository, tag string, sign signWith) conversion.Attached {
+func (p place) convert(t *testing.T, repository string, sign signWith) conversion.Attached {
 	t.Helper()
-	made, err := conversion.Run(t.Context(), conversion.Options{Source: p.ref(repository, tag), TempDir: t.TempDir(), Sign: sign})
+	made, err := conversion.Run(t.Context(), conversion.Options{Source: p.ref(repository, "1"), TempDir: t.TempDir(), Sign: sign})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +39,8 @@ func (p place) convert(t *testing.T, repository, tag string, sign signWith) conv
 // putForm pushes an image of two layers and a form of it that nobody has signed.
 func (p place) putForm(t *testing.T, repository string) (image *regtest.Image, form ocispec.Descriptor) {
 	t.Helper()
-	image = p.putImage(t, repository, "1", 2)
-	return image, p.convert(t, repository, "1", nil).Artifact
+	image = p.putImage(t, repository, 2)
+	return image, p.convert(t, repository, nil).Artifact
 }
 
 // keyPair is a pair of files.

@@ -151,7 +151,7 @@ func TestNotationAcceptsOurSignature(t *testing.T) {
 					})
 					return err
 				}
-				var absent notation.ErrorSignatureRetrievalFailed
+				var absent notation.SignatureRetrievalFailedError
 				if err := verify(issuer, envelope); !errors.As(err, &absent) {
 					t.Fatalf("before signing notation says %v", err)
 				}
@@ -161,11 +161,11 @@ func TestNotationAcceptsOurSignature(t *testing.T) {
 				if err := verify(issuer, envelope); err != nil {
 					t.Errorf("notation says %v", err)
 				}
-				var failed notation.ErrorVerificationFailed
+				var failed notation.VerificationFailedError
 				if err := verify(newNotary(t), envelope); !errors.As(err, &failed) {
 					t.Errorf("with another authority notation says %v", err)
 				}
-				var unscoped notation.ErrorNoApplicableTrustPolicy
+				var unscoped notation.NoApplicableTrustPolicyError
 				if err := verify(issuer, "other"); !errors.As(err, &unscoped) {
 					t.Errorf("with another scope notation says %v", err)
 				}

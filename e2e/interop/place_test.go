@@ -118,25 +118,23 @@ func (p place) repository(t *testing.T, name string) *remote.Repository {
 	return repo
 }
 
-// putImage makes an image and pushes it.
-func (p place) putImage(t *testing.T, repository, tag string, layers int) *regtest.Image {
+// putImage makes an image and pushes it with the tag 1.
+func (p place) putImage(t *testing.T, repository string, layers int) *regtest.Image {
 	t.Helper()
 	origin := regtest.New(t, regtest.Options{})
-	img, err := origin.PutImage("origin", tag, regtest.ImageSpec{Layers: layers, Platform: amd64})
+	img, err := origin.PutImage("origin", "1", regtest.ImageSpec{Layers: layers, Platform: amd64})
 	if err != nil {
 		t.Fatal(err)
 	}
-	from := place{host: origin.Host()}.repository(t, "origin")
-	if _, err := oras.Copy(t.Context(), from, tag, p.repository(t, repository), tag, oras.DefaultCopyOptions); err != nil {
-		t.Fatal(err)
-	}
+	p.copyFrom(t, origin, repository)
 	return img
 }
 
-// putIndex makes an image for two platforms and pushes it.
-func (p place) putIndex(t *testing.T, repository, tag string, layers int) (index ocispec.Descriptor, images []*regtest.Image) {
+// putIndex makes an image for two platforms and pushes it with the tag 1.
+func (p place) putIndex(t *testing.T, repository string, layers int) {
 	t.Helper()
 	origin := regtest.New(t, regtest.Options{})
+	var images []*regtest.Image
 	for i, platform := range []*ocispec.Platform{amd64, {OS: "linux", Architecture: "arm64"}} {
 		img, err := origin.PutImage("origin", "", regtest.ImageSpec{Layers: layers, Platform: platform, Seed: int64(i)})
 		if err != nil {
@@ -144,15 +142,19 @@ func (p place) putIndex(t *testing.T, repository, tag string, layers int) (index
 		}
 		images = append(images, img)
 	}
-	index, err := origin.PutIndex("origin", tag, images...)
-	if err != nil {
+	if _, err := origin.PutIndex("origin", "1", images...); err != nil {
 		t.Fatal(err)
 	}
+	p.copyFrom(t, origin, repository)
+}
+
+// copyFrom copies what another registry has under the tag 1.
+func (p place) copyFrom(t *testing.T, origin *regtest.Registry, repository string) {
+	t.Helper()
 	from := place{host: origin.Host()}.repository(t, "origin")
-	if _, err := oras.Copy(t.Context(), from, tag, p.repository(t, repository), tag, oras.DefaultCopyOptions); err != nil {
+	if _, err := oras.Copy(t.Context(), from, "1", p.repository(t, repository), "1", oras.DefaultCopyOptions); err != nil {
 		t.Fatal(err)
 	}
-	return index, images
 }
 
 // putReference copies an image of the reference data with all that is attached to
