@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -226,24 +227,43 @@ func (n *Negotiator) decide(ctx context.Context, j *judge) decision {
 }
 
 // explain states in one sentence why nothing was chosen. What befell a form that
-// this node could have used tells more than what went wrong in a list, and that
-// more than artifacts of other kinds.
+// this node could have used tells more than what went wrong in a list, that more
+// than forms that node or policy rule out, and these more than other artifacts.
 func (d *decision) explain(problem error) {
-	for _, r := range d.rejected {
-		if r.Reason != reason.NoMatch && r.Reason != reason.LowerRanked {
-			d.reason, d.detail = r.Reason, fmt.Sprintf("artifact %s: %s", r.Artifact.Digest, r.Detail)
-			return
-		}
+	if r := d.firstBut(reason.NoMatch, reason.LowerRanked, reason.NotAttachable, reason.FormatNotAllowed); r != nil {
+		d.blame(r)
+		return
 	}
+	ruledOut := d.firstBut(reason.NoMatch, reason.LowerRanked)
 	switch {
 	case problem != nil:
 		d.reason, d.detail = reason.Of(problem), problem.Error()
 		if errors.Is(problem, context.DeadlineExceeded) {
 			d.detail = "the registry did not say in time what is attached to the image"
 		}
+	case ruledOut != nil:
+		d.blame(ruledOut)
 	case len(d.rejected) > 0:
 		d.reason, d.detail = reason.NoMatch, d.rejected[0].Detail
 	default:
 		d.reason, d.detail = reason.NoReferrers, "nothing is attached to the image"
 	}
+}
+
+// firstBut returns the first rejection for another reason than these, nil if
+// there is none.
+func (d *decision) firstBut(codes ...reason.Code) *Rejection {
+	i := slices.IndexFunc(d.rejected, func(r Rejection) bool { return !slices.Contains(codes, r.Reason) })
+	if i < 0 {
+		return nil
+	}
+	return &d.rejected[i]
+}
+
+func (d *decision) blame(r *Rejection) {
+	what := "artifact "
+	if r.Found == FoundInPlace {
+		what = r.Format + " form "
+	}
+	d.reason, d.detail = r.Reason, fmt.Sprintf("%s%s: %s", what, r.Artifact.Digest, r.Detail)
 }

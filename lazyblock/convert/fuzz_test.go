@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 )
@@ -50,7 +51,7 @@ func FuzzDecompress(f *testing.F) {
 	f.Add(zstded([]byte("content")))
 	f.Add([]byte("plain"))
 	read := func(b []byte, wrap func(io.Reader) io.Reader) ([]byte, bool) {
-		r, err := decompress(bytes.NewReader(b))
+		r, err := layerstream.Decompress(bytes.NewReader(b))
 		if err != nil {
 			return nil, false
 		}

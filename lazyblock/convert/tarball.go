@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
+	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 )
@@ -71,7 +72,7 @@ type unpacked struct {
 func (u *unpacked) Read(p []byte) (int, error) {
 	if u.plain == nil {
 		var err error
-		if u.plain, err = decompress(u.compressed); err != nil {
+		if u.plain, err = layerstream.Decompress(u.compressed); err != nil {
 			return 0, reason.Errorf(reason.ArtifactInvalid, "decompress: %w", err)
 		}
 	}

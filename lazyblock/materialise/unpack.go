@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 
+	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
 )
 
@@ -29,7 +30,7 @@ func (w *work) unpack(ctx context.Context, i int) error {
 	}
 	diff := w.layers[i].DiffID.Verifier()
 	plain := &plainBytes{ctx: ctx, seen: diff, room: w.room, left: left}
-	if plain.r, err = decompress(blob); err != nil {
+	if plain.r, err = layerstream.Decompress(blob); err != nil {
 		return reason.Errorf(reason.ArtifactInvalid, "decompress: %w", err)
 	}
 	defer plain.r.Close()

@@ -1,14 +1,15 @@
 package notation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"sync"
 
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/negotiate"
+	"github.com/referee-cri/referee/negotiate/trust/reload"
 )
 
 // Options says where a trust store lies.
@@ -31,13 +32,9 @@ type Options struct {
 
 // Verifier is one trust store. Safe for concurrent use.
 type Verifier struct {
-	name string
-	opts Options
-	log  *zap.Logger
-
-	mu    sync.Mutex
-	seen  string // what the files looked like when they were last read, well or not
-	trust *trust // as last read well
+	name  string
+	log   *zap.Logger
+	store *reload.Store[*trust]
 }
 
 var _ negotiate.Verifier = (*Verifier)(nil)
@@ -47,15 +44,12 @@ var _ negotiate.Verifier = (*Verifier)(nil)
 // next verdict; if they cannot be used then, the trust store stays as it was and
 // the log says why.
 func Load(name string, opts Options) (*Verifier, error) {
-	v := &Verifier{name: name, opts: opts, log: opts.Logger, seen: opts.look()}
-	if v.log == nil {
-		v.log = zap.NewNop()
-	}
-	var err error
-	if v.trust, err = read(opts); err != nil {
+	log := cmp.Or(opts.Logger, zap.NewNop()).With(zap.String("trust", name))
+	store, err := reload.Load(opts.look, func() (*trust, error) { return read(opts) }, log)
+	if err != nil {
 		return nil, fmt.Errorf("load trust store %s: %w", name, err)
 	}
-	return v, nil
+	return &Verifier{name: name, log: log, store: store}, nil
 }
 
 // Name is the trust store's name in the configuration.
@@ -83,9 +77,9 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	if err := checkBounds(s.MediaType, s.Content); err != nil {
 		return negotiate.Signer{}, reason.Errorf(reason.SignatureInvalid, "integrity: %w", err)
 	}
-	verdict, err := v.current().judge(ctx, target, s)
+	verdict, err := v.store.Current().judge(ctx, target, s)
 	for _, failure := range verdict.tolerated {
-		v.log.Warn("notation check failed, which the trust policy only logs", zap.String("trust", v.name),
+		v.log.Warn("notation check failed, which the trust policy only logs",
 			zap.String("repository", target.Repository), zap.Stringer("digest", target.Descriptor.Digest),
 			zap.String("statement", verdict.statement), zap.String("check", checkName(failure.Type)), zap.Error(failure.Error))
 	}
@@ -95,23 +89,4 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	return negotiate.Signer{
 		Trust: v.name, Kind: s.Kind, Identity: verdict.identity, Target: target, Signature: s.Artifact.Digest,
 	}, nil
-}
-
-// current returns what the files say now, or said when they were last in order.
-func (v *Verifier) current() *trust {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	seen := v.opts.look() // before reading: a change in between is seen next time
-	if seen == v.seen {
-		return v.trust
-	}
-	v.seen = seen
-	next, err := read(v.opts)
-	if err != nil {
-		v.log.Warn("trust store kept as it was: its files cannot be used", zap.String("trust", v.name), zap.Error(err))
-		return v.trust
-	}
-	v.log.Info("trust store read again", zap.String("trust", v.name), zap.Int("statements", len(next.policy.TrustPolicies)))
-	v.trust = next
-	return next
 }

@@ -1,25 +1,21 @@
 package sigstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"sync"
 
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/negotiate"
+	"github.com/referee-cri/referee/negotiate/trust/reload"
 )
 
 // Verifier is one trust store. Safe for concurrent use.
 type Verifier struct {
-	name string
-	opts Options
-	log  *zap.Logger
-
-	mu      sync.Mutex
-	seen    string    // fingerprint of the files as last read, well or not
-	current *material // as last read well
+	name  string
+	store *reload.Store[*material]
 }
 
 var _ negotiate.Verifier = (*Verifier)(nil)
@@ -30,15 +26,13 @@ var _ negotiate.Verifier = (*Verifier)(nil)
 // log: a half-written file must not stop every pull. To distrust a key at once,
 // take it out of the file, or restart.
 func Load(name string, opts Options) (*Verifier, error) {
-	v := &Verifier{name: name, opts: opts, log: opts.Logger, seen: fingerprint(opts.files())}
-	if v.log == nil {
-		v.log = zap.NewNop()
-	}
-	var err error
-	if v.current, err = read(opts); err != nil {
+	log := cmp.Or(opts.Logger, zap.NewNop()).With(zap.String("trust", name))
+	look := func() string { return fingerprint(opts.files()) }
+	store, err := reload.Load(look, func() (*material, error) { return read(opts) }, log)
+	if err != nil {
 		return nil, fmt.Errorf("load trust store %s: %w", name, err)
 	}
-	return v, nil
+	return &Verifier{name: name, store: store}, nil
 }
 
 // Name is the trust store's name in the configuration.
@@ -61,7 +55,7 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	if err := ctx.Err(); err != nil {
 		return negotiate.Signer{}, reason.Wrap(reason.Of(err), err)
 	}
-	m := v.material()
+	m := v.store.Current()
 	c, err := m.open(target, s)
 	if err != nil {
 		return negotiate.Signer{}, reason.Wrap(reason.SignatureInvalid, err)
@@ -73,23 +67,4 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	return negotiate.Signer{
 		Trust: v.name, Kind: s.Kind, Identity: identity, Target: target, Signature: s.Artifact.Digest,
 	}, nil
-}
-
-// material returns what the files say now, or said when they were last in order.
-func (v *Verifier) material() *material {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	seen := fingerprint(v.opts.files())
-	if seen == v.seen {
-		return v.current
-	}
-	v.seen = seen // taken before reading: a change in between is seen next time
-	m, err := read(v.opts)
-	if err != nil {
-		v.log.Warn("trust store kept as it was: its files cannot be used", zap.String("trust", v.name), zap.Error(err))
-		return v.current
-	}
-	v.log.Info("trust store read again", zap.String("trust", v.name), zap.Int("keys", len(m.keys)))
-	v.current = m
-	return m
 }

@@ -1,4 +1,7 @@
-package materialise
+// Package layerstream undoes the compression of an image's layer while it is
+// read. It never trusts a media type and bounds what a frame may ask of memory.
+// It runs no goroutines.
+package layerstream
 
 import (
 	"bufio"
@@ -15,10 +18,10 @@ import (
 // grants without being told otherwise.
 const maxZstdWindow = 128 << 20
 
-// decompress undoes the compression that the first bytes of r show, whatever a
+// Decompress undoes the compression that the first bytes of r show, whatever a
 // media type claims: gzip, zstd or none. Close does not close r.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	buffered := bufio.NewReaderSize(r, 1<<20)
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReaderSize(r, 256<<10)
 	magic, err := buffered.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
