@@ -18,28 +18,27 @@ import (
 // bed is a node with a registry and the daemon in front of containerd.
 type bed struct {
 	*node.Node
+	command  // with the daemon's configuration
 	registry *regtest.Registry
 	referee  *node.Referee
 	lazy     *node.Client // a kubelet whose image endpoint is Referee
-	binary   string
-	config   string // path of the daemon's configuration
+	text     string       // of the daemon's configuration
 }
 
-// newBed starts everything. settings is TOML added to the daemon's configuration.
-func newBed(t *testing.T, opts node.Options, settings string) *bed {
+// anyImage is the policy for what no other block matches.
+const anyImage = `[[policy]]
+min_size = "0B"
+legacy_oras = "on"
+`
+
+// newBed starts everything. settings is TOML added to the daemon's configuration,
+// access what belongs into its [registry].
+func newBed(t *testing.T, opts node.Options, settings string, access ...string) *bed {
 	t.Helper()
 	b := &bed{Node: node.Run(t, opts), registry: regtest.New(t, regtest.Options{})}
-	binary, err := tools.Referee(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.binary = binary
+	b.command = newCommand(t, filepath.Join(b.Dir(), "referee.toml"))
 	socket := filepath.Join(b.Dir(), "referee", "cri.sock")
-	b.config = filepath.Join(b.Dir(), "referee.toml")
-	b.referee = b.RunReferee(t, node.RefereeOptions{
-		Binary: binary,
-		Socket: socket,
-		Config: fmt.Sprintf(`version = 1
+	b.text = fmt.Sprintf(`version = 1
 root = %q
 state = %q
 %s
@@ -48,15 +47,14 @@ socket = %q
 backend = %q
 [registry]
 config_path = %q
+%s
 [log]
 level = "debug"
 format = "text"
-[[policy]]
-min_size = "0B"
-legacy_oras = "on"
-`, filepath.Join(b.Dir(), "referee-root"), filepath.Join(b.Dir(), "referee-state"), settings,
-			socket, b.Socket(), filepath.Join(b.Dir(), "certs.d")),
-	})
+%s`, filepath.Join(b.Dir(), "referee-root"), filepath.Join(b.Dir(), "referee-state"), settings,
+		socket, b.Socket(), filepath.Join(b.Dir(), "certs.d"), strings.Join(access, "\n"), anyImage)
+	b.referee = b.RunReferee(t, node.RefereeOptions{Binary: b.binary, Socket: socket, Config: b.text})
+	var err error
 	if b.lazy, err = b.referee.Client(); err != nil {
 		t.Fatal(err)
 	}
@@ -64,18 +62,41 @@ legacy_oras = "on"
 	return b
 }
 
-// run runs the referee binary as a user would and returns what it prints.
-func (b *bed) run(t *testing.T, args ...string) string {
+// command is the referee binary with a configuration.
+type command struct{ binary, config string }
+
+func newCommand(t *testing.T, config string) command {
+	t.Helper()
+	binary, err := tools.Referee(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return command{binary, config}
+}
+
+// try runs the binary as a user would and returns what it prints. The error holds
+// what it prints elsewhere.
+func (c command) try(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var stdout, stderr strings.Builder
-	command := exec.CommandContext(ctx, b.binary, append([]string{"--config", b.config}, args...)...)
-	command.Stdout, command.Stderr = &stdout, &stderr
-	if err := command.Run(); err != nil {
-		t.Fatalf("referee %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	run := exec.CommandContext(ctx, c.binary, append([]string{"--config", c.config}, args...)...)
+	run.Stdout, run.Stderr = &stdout, &stderr
+	if err := run.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("referee %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
 	}
-	return stdout.String()
+	return stdout.String(), nil
+}
+
+// run is try for what must succeed.
+func (c command) run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := c.try(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // explain returns the journal's newest entry for ref. A pull is journalled just
