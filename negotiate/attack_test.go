@@ -433,7 +433,7 @@ func TestAttackFloodOfSignatures(t *testing.T) {
 	}{
 		"they are 4 MiB": {flood(4 << 20), 4 << 20, reason.SizeMismatch, 2, 0},
 		// No more than a connection's buffers is taken; the server cannot tell.
-		"they are 4 MiB and say 4 KiB": {flood(4 << 10), 4 << 20, reason.RegistryError, 2 + 8, 8 * 4 << 20},
+		"they are 4 MiB and say 4 KiB": {flood(4 << 10), 4 << 20, reason.SizeMismatch, 2 + 8, 8 * 4 << 20},
 		"they are 512 KiB":             {flood(512 << 10), 512 << 10, reason.DigestMismatch, 2 + 8, 8 * 512 << 10},
 		"in one cosign manifest":       {nil, 0, reason.SignatureUntrusted, 2 + 8, 512<<10 + 8*256<<10},
 	} {

@@ -40,6 +40,9 @@ type answer struct {
 	at        *registry.Location
 }
 
+// errTooLong is part of what get says of a body that it did not read to its end.
+var errTooLong = errors.New("is over the limit")
+
 // get asks for one document of at most limit bytes.
 func get(ctx context.Context, repo *registry.Repository, req registry.Request, limit int64) (*answer, error) {
 	resp, err := repo.Do(ctx, req)
@@ -48,7 +51,7 @@ func get(ctx context.Context, repo *registry.Repository, req registry.Request, l
 	}
 	defer func() { _ = resp.Body.Close() }() // read only
 	if resp.ContentLength > limit {
-		return nil, reason.Errorf(reason.RegistryError, "get %s: body of %d bytes is over the limit of %d", req.Path, resp.ContentLength, limit)
+		return nil, reason.Errorf(reason.RegistryError, "get %s: body of %d bytes %w of %d", req.Path, resp.ContentLength, errTooLong, limit)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if ctx.Err() != nil {
@@ -58,7 +61,7 @@ func get(ctx context.Context, repo *registry.Repository, req registry.Request, l
 		return nil, reason.Errorf(reason.RegistryUnreachable, "read %s: %w", req.Path, err)
 	}
 	if int64(len(body)) > limit {
-		return nil, reason.Errorf(reason.RegistryError, "get %s: body is over the limit of %d bytes", req.Path, limit)
+		return nil, reason.Errorf(reason.RegistryError, "get %s: body %w of %d bytes", req.Path, errTooLong, limit)
 	}
 	return &answer{
 		mediaType: bareMediaType(resp.Header.Get("Content-Type")), header: resp.Header, body: body,
@@ -91,7 +94,10 @@ func getVerified(ctx context.Context, repo *registry.Repository, d ocispec.Descr
 	if d.Size > limit {
 		return nil, reason.Errorf(reason.SizeMismatch, "%s is %d bytes, more than the limit of %d", d.Digest, d.Size, limit)
 	}
-	a, err := get(ctx, repo, req, limit)
+	a, err := get(ctx, repo, req, d.Size)
+	if errors.Is(err, errTooLong) {
+		return nil, reason.Errorf(reason.SizeMismatch, "%s is longer than the %d bytes that its descriptor says", d.Digest, d.Size)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -196,7 +196,7 @@ func TestSignaturesThatDoNotCount(t *testing.T) {
 			s.setContent(append(s.content, bytes.Repeat([]byte(" "), 100<<10)...))
 			s.layer.Size = 100
 			s.attach(t, reg, "app", d)
-		}, nil, reason.RegistryError, "over the limit", false, false, false},
+		}, nil, reason.SizeMismatch, "longer than the 100 bytes", false, false, false},
 		"manifest too large": {func(t *testing.T, reg *regtest.Registry, d ocispec.Descriptor) {
 			s := k.sign(t, notation, d.Digest)
 			s.change = func(m map[string]any) { m["annotations"] = map[string]string{"x": strings.Repeat("x", 1<<20)} }
