@@ -54,13 +54,19 @@ type Entry struct {
 	Omitted  int        `json:"omitted,omitempty"`  // more of them, not kept
 	// Materialised are the chains whose original layers took the place of a form
 	// that another repository had attached and this one does not confirm.
-	Materialised []digest.Digest `json:"materialised,omitempty"`
-	Steps        Steps           `json:"steps"`
-	Warnings     []string        `json:"warnings,omitempty"` // what failed without changing the outcome
-	Forward      *Forward        `json:"forward,omitempty"`  // the latest pull's end at containerd
+	Materialised []Materialised `json:"materialised,omitempty"`
+	Steps        Steps          `json:"steps"`
+	Warnings     []string       `json:"warnings,omitempty"` // what failed without changing the outcome
+	Forward      *Forward       `json:"forward,omitempty"`  // the latest pull's end at containerd
 
 	Repeated   int        `json:"repeated,omitempty"` // later pulls that found the image in place
 	RepeatedAt *time.Time `json:"repeated_at,omitempty"`
+}
+
+// Materialised is a chain whose original layers were put in place.
+type Materialised struct {
+	Chain digest.Digest `json:"chain"`
+	Why   string        `json:"why"` // for a person
 }
 
 // Steps is how long each part took, zero where it was not reached.
@@ -125,6 +131,11 @@ func (e Entry) bounded() Entry {
 	if e.Forward != nil {
 		e.Forward = &Forward{Error: clip(e.Forward.Error)}
 	}
+	materialised := make([]Materialised, 0, len(e.Materialised))
+	for _, m := range e.Materialised {
+		materialised = append(materialised, Materialised{m.Chain, clip(m.Why)})
+	}
+	e.Materialised = materialised
 	rejected := make([]Rejected, 0, len(e.Rejected))
 	for _, r := range e.Rejected {
 		rejected = append(rejected, Rejected{digest.Digest(clip(string(r.Artifact))), clip(r.Format), r.Reason, clip(r.Detail)})

@@ -90,8 +90,8 @@ func (e *Entry) writeImage(row func(string, string, ...any)) {
 	if e.Signer != "" {
 		row("signed by", "%s", e.Signer)
 	}
-	for _, chain := range e.Materialised {
-		row("materialised", "%s, which stood on the word of another repository", chain)
+	for _, m := range e.Materialised {
+		row("materialised", "%s: %s", m.Chain, m.Why)
 	}
 	if e.Volume != "" {
 		row("volume", "%s", e.Volume)

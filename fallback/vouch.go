@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -66,7 +67,7 @@ func (p *passage) refusal(ctx context.Context, err error) error {
 	return status.Errorf(codes.Unavailable, "referee: %s", err)
 }
 
-// vouch makes sure that everything image stands on may serve its repository.
+// vouch makes sure that what image stands on may serve its repository.
 func (p *passage) vouch(ctx context.Context, image *negotiate.Image) error {
 	standings, err := step(ctx, p.Guard, "looking for grafts", confirmTimeout, func(ctx context.Context) ([]Standing, error) {
 		return p.node.Standings(ctx, image.ChainIDs)
@@ -74,25 +75,44 @@ func (p *passage) vouch(ctx context.Context, image *negotiate.Image) error {
 	if err != nil {
 		return fmt.Errorf("find out what the image stands on: %w", err)
 	}
-	for _, s := range standings {
-		why := p.doubt(ctx, s)
-		if why == nil {
-			continue
-		}
-		if err := p.materialise(ctx, image, s, why); err != nil {
-			return err
+	s := highest(standings, image.ChainIDs)
+	if s == nil {
+		return nil
+	}
+	if why := p.doubt(ctx, s); why != nil {
+		return p.materialise(ctx, image, s, why)
+	}
+	return nil
+}
+
+// highest returns the standing that an image with these chains is mounted over:
+// a chain that stands on a volume has no parent, so nothing below it is looked at.
+func highest(standings []Standing, chains []digest.Digest) *Standing {
+	for _, chain := range slices.Backward(chains) {
+		if i := slices.IndexFunc(standings, func(s Standing) bool { return s.Chain == chain }); i >= 0 {
+			return &standings[i]
 		}
 	}
 	return nil
 }
 
 // doubt returns nil if s may serve the repository of this pull, else why not.
-func (p *passage) doubt(ctx context.Context, s Standing) error {
+//
+// Whoever confirms a form confirms digests. What is read of it lazily is only
+// what its registry says has them, so no word counts for bytes of another
+// registry.
+func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	repository := reference.TrimNamed(p.named).Name()
-	if s.Repository == repository || slices.Contains(s.Vouchers, repository) {
+	if s.Repository == repository {
 		return nil
 	}
-	if p.plan != nil && slices.Contains(p.plan.Vouched, s.Artifact) {
+	if registryOf(s.Repository) != registryOf(repository) {
+		return reason.Errorf(reason.Unvouched, "layer %s is read from %s, which cannot speak for %s", s.Chain, origin(s), repository)
+	}
+	if slices.Contains(s.Vouchers, repository) {
+		return nil
+	}
+	if attaches(p.plan, s) {
 		// This repository attaches the same form: remember, for images built on it.
 		_, err := step(ctx, p.Guard, "noting a voucher", p.limits.NodeTimeout, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, p.node.Vouch(ctx, s.Volume, repository)
@@ -106,16 +126,34 @@ func (p *passage) doubt(ctx context.Context, s Standing) error {
 	if err == nil {
 		return nil
 	}
-	from := s.Repository
-	if from == "" {
-		from = "a repository that is not known any more"
+	return reason.Errorf(reason.Unvouched, "layer %s stands on the word of %s, which %s does not confirm: %w", s.Chain, origin(s), repository, err)
+}
+
+// attaches tells whether the plan's image has s's form attached, for all of its
+// layers: a form speaks for no other chain.
+func attaches(plan *negotiate.Plan, s *Standing) bool {
+	if plan == nil || len(plan.Image.ChainIDs) == 0 || plan.Image.ChainIDs[len(plan.Image.ChainIDs)-1] != s.Chain {
+		return false
 	}
-	return reason.Errorf(reason.Unvouched, "layer %s stands on the word of %s, which %s does not confirm: %w", s.Chain, from, repository, err)
+	return slices.Contains(plan.Vouched, s.Artifact)
+}
+
+func origin(s *Standing) string {
+	if s.Repository == "" {
+		return "a repository that is not known any more"
+	}
+	return s.Repository
+}
+
+// registryOf is the part of a repository's name that says who answers for it.
+func registryOf(repository string) string {
+	registry, _, _ := strings.Cut(repository, "/")
+	return registry
 }
 
 // materialise puts the original layers in the place of what s stands on. It
 // takes as long as fetching them takes: an ordinary pull would do the same.
-func (p *passage) materialise(ctx context.Context, image *negotiate.Image, s Standing, why error) error {
+func (p *passage) materialise(ctx context.Context, image *negotiate.Image, s *Standing, why error) error {
 	begin := p.limits.Now()
 	p.log.Info("materialising a layer", zap.String("ref", p.entry.Reference), zap.Stringer("chain", s.Chain), zap.NamedError("why", why))
 	err := p.guarded(func() error { return p.node.Materialise(ctx, p.pull, image, s.Chain) })
@@ -125,7 +163,7 @@ func (p *passage) materialise(ctx context.Context, image *negotiate.Image, s Sta
 	if err != nil {
 		return fmt.Errorf("%w; put its original layers in place: %w", why, err)
 	}
-	p.entry.Materialised = append(p.entry.Materialised, s.Chain)
+	p.entry.Materialised = append(p.entry.Materialised, Materialised{s.Chain, why.Error()})
 	return nil
 }
 

@@ -35,7 +35,7 @@ func (v signedBy) Verify(_ context.Context, target negotiate.Target, s negotiate
 func TestLayersOfAnotherRepository(t *testing.T) {
 	t.Parallel()
 	form := digest.FromString("artifact")
-	foreign := fallback.Standing{Chain: chains[0], Volume: "volume-2", Repository: "registry.example/other", Artifact: form}
+	foreign := fallback.Standing{Chain: chains[len(chains)-1], Volume: "volume-2", Repository: "registry.example/other", Artifact: form}
 	with := func(change func(*fallback.Standing)) []fallback.Standing {
 		s := foreign
 		change(&s)
@@ -65,6 +65,22 @@ func TestLayersOfAnotherRepository(t *testing.T) {
 			p.Vouched = []digest.Digest{form}
 			return p, nil
 		}, "", nil, []string{"vouch volume-2 registry.example/app", "vouch volume-2 registry.example/app"}, codes.OK},
+		"this repository attaches the form, for fewer layers": {with(func(s *fallback.Standing) { s.Chain = chains[0] }), func(context.Context) (*negotiate.Plan, error) {
+			p := ordinaryPlan(reason.AlreadyPresent, "here")
+			p.Vouched = []digest.Digest{form}
+			return p, nil
+		}, "", nil, []string{"materialise"}, codes.OK},
+		"this repository confirmed it, what was read is another registry's": {with(func(s *fallback.Standing) {
+			s.Repository, s.Vouchers = "mirror.example/app", []string{"registry.example/app"}
+		}), ordinary, "", nil, []string{"materialise"}, codes.OK},
+		"a trusted signer confirms it, what was read is another registry's": {with(func(s *fallback.Standing) {
+			signed(s)
+			s.Repository = "mirror.example/app"
+		}), ordinary, "good", nil, []string{"materialise"}, codes.OK},
+		"what it stands on is above": {[]fallback.Standing{
+			{Chain: chains[0], Volume: "volume-1", Repository: "registry.example/other"},
+			{Chain: chains[len(chains)-1], Volume: "volume-2", Repository: "registry.example/app"},
+		}, ordinary, "", nil, nil, codes.OK},
 		"another form is attached here": {[]fallback.Standing{foreign}, func(context.Context) (*negotiate.Plan, error) {
 			p := ordinaryPlan(reason.AlreadyPresent, "here")
 			p.Vouched = []digest.Digest{digest.FromString("another")}
