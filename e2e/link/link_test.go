@@ -160,21 +160,40 @@ func TestCloseLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	host, _, _ := net.SplitHostPort(address)
+	device := deviceTowards(t, net.ParseIP(host))
 	cancel()
 	closeLink(t, l)
-	host, _, _ := net.SplitHostPort(address)
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, addr := range addrs {
-		if prefix, ok := addr.(*net.IPNet); ok && prefix.Contains(net.ParseIP(host)) {
-			t.Errorf("device with %s is still there", addr)
-		}
+	// By its index, which no other device gets: name and addresses may be those of
+	// another link by now.
+	if left, err := net.InterfaceByIndex(device.Index); err == nil {
+		t.Errorf("device %s is still there", left.Name)
 	}
 	if _, err := l.Listen(0); !errors.Is(err, net.ErrClosed) && err == nil {
 		t.Error("a closed link still listens")
 	}
+}
+
+// deviceTowards returns the device whose network holds ip.
+func deviceTowards(t *testing.T, ip net.IP) net.Interface {
+	t.Helper()
+	devices, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, device := range devices {
+		addrs, err := device.Addrs()
+		if err != nil {
+			continue // it has gone since
+		}
+		for _, addr := range addrs {
+			if network, ok := addr.(*net.IPNet); ok && network.Contains(ip) {
+				return device
+			}
+		}
+	}
+	t.Fatalf("no device leads to %s", ip)
+	return net.Interface{}
 }
 
 func needTUN(t *testing.T) {
