@@ -253,7 +253,7 @@ const (
 )
 
 // TestTrustChanges gives a node other people to trust while it runs, and files
-// that nobody can read.
+// that nobody can use: then those of before stay in force, but not beyond a restart.
 func TestTrustChanges(t *testing.T) {
 	t.Parallel()
 	m := newMarket(t)
