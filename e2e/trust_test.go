@@ -293,6 +293,11 @@ func TestTrustChanges(t *testing.T) {
 			if !strings.Contains(s.referee.Log()[before:], trustKept) {
 				t.Error("the log does not say that the trust store's files cannot be used")
 			}
+			s.end(t, s.referee.Stop)
+			if err := s.referee.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.expectPassedOver(t, form, reason.SignatureUntrusted, "trust store "+s.trust+" cannot be used")
 		})
 	}
 }
