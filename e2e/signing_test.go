@@ -169,6 +169,14 @@ func (s *stall) signed(t *testing.T) conversion.Attached {
 	return form
 }
 
+// newer is the stock form, said to have been made later than any other.
+func (c *trial) newer(t *testing.T) ocispec.Manifest {
+	t.Helper()
+	form := c.stock(t)
+	form.Annotations = map[string]string{ocispec.AnnotationCreated: time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}
+	return form
+}
+
 // mark signs something that is in the registry.
 func (s *stall) mark(t *testing.T, d ocispec.Descriptor) {
 	t.Helper()

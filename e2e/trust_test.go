@@ -54,9 +54,7 @@ func TestSignedForm(t *testing.T) {
 			})
 			t.Run("beside a newer one that nobody signed", func(t *testing.T) {
 				s := m.newStall(t, scheme)
-				newer := s.stock(t)
-				newer.Annotations = map[string]string{ocispec.AnnotationCreated: time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}
-				unsigned := s.attach(t, newer)
+				unsigned := s.attach(t, s.newer(t))
 				form := s.signed(t)
 				entry := s.expectSigned(t, form.Artifact.Digest)
 				if !slices.ContainsFunc(entry.Rejected, func(r fallback.Rejected) bool {
