@@ -47,6 +47,12 @@ func newFamily(t *testing.T, b *bed) family {
 // and one more that holds the file /own with the image's name in it.
 func (b *bed) pushOnTop(t *testing.T, layout string, n int, repository, name string) string {
 	t.Helper()
+	return b.pushOwn(t, layout, n, repository, name, name)
+}
+
+// pushOwn is pushOnTop with what the file /own holds.
+func (b *bed) pushOwn(t *testing.T, layout string, n int, repository, tag, own string) string {
+	t.Helper()
 	base := readLayout(t, layout, "tiny")
 	manifest, config := base.manifest, base.config
 	manifest.Layers = slices.Clone(manifest.Layers[:n])
@@ -55,7 +61,7 @@ func (b *bed) pushOnTop(t *testing.T, layout string, n int, repository, name str
 	for _, layer := range manifest.Layers {
 		b.putBlob(t, layout, layer)
 	}
-	plain, compressed := ownLayer(t, name)
+	plain, compressed := ownLayer(t, own)
 	layer, err := b.registry.PutBlob(ocispec.MediaTypeImageLayerGzip, compressed)
 	if err != nil {
 		t.Fatal(err)
@@ -71,10 +77,10 @@ func (b *bed) pushOnTop(t *testing.T, layout string, n int, repository, name str
 	}
 	manifest.Versioned = specs.Versioned{SchemaVersion: 2}
 	manifest.MediaType = ocispec.MediaTypeImageManifest
-	if _, err := b.registry.PutJSON(repository, name, ocispec.MediaTypeImageManifest, manifest); err != nil {
+	if _, err := b.registry.PutJSON(repository, tag, ocispec.MediaTypeImageManifest, manifest); err != nil {
 		t.Fatal(err)
 	}
-	return b.registry.Ref(repository, name)
+	return b.registry.Ref(repository, tag)
 }
 
 func ownLayer(t *testing.T, name string) (plain, compressed []byte) {
