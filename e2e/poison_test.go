@@ -1,7 +1,10 @@
 package e2e_test
 
 import (
+	"errors"
+	"io"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -110,6 +113,24 @@ func (s *scene) poison(t *testing.T, repository string, subject ocispec.Descript
 		t.Fatal(err)
 	}
 	return artifact
+}
+
+// get asks the registry for a document.
+func (s *scene) get(t *testing.T, path string) []byte {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.registry.URL()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err := errors.Join(err, response.Body.Close()); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("get %s: %s, %v", path, response.Status, err)
+	}
+	return body
 }
 
 // pushPoisoned pushes the attacker's image that claims what victim is.

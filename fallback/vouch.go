@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/negotiate"
 )
 
@@ -106,7 +106,7 @@ func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	if s.Repository == repository {
 		return nil
 	}
-	if registryOf(s.Repository) != registryOf(repository) {
+	if registry.HostOf(s.Repository) != registry.HostOf(repository) {
 		return reason.Errorf(reason.Unvouched, "layer %s is read from %s, which cannot speak for %s", s.Chain, origin(s), repository)
 	}
 	if slices.Contains(s.Vouchers, repository) {
@@ -143,12 +143,6 @@ func origin(s *Standing) string {
 		return "a repository that is not known any more"
 	}
 	return s.Repository
-}
-
-// registryOf is the part of a repository's name that says who answers for it.
-func registryOf(repository string) string {
-	registry, _, _ := strings.Cut(repository, "/")
-	return registry
 }
 
 // materialise puts the original layers in the place of what s stands on. It

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -74,7 +75,7 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 		return nil, err
 	}
 	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log})
-	cached, err := b.cache.Blob(desc, origin)
+	cached, err := b.cache.Blob(cacheKey(repository, desc), origin)
 	switch {
 	case err == nil:
 		return cachedBlob{cached, source, origin}, nil
@@ -116,26 +117,92 @@ var (
 
 func (b cachedBlob) Fetched() int64 { return b.origin.Stats().Bytes }
 
-// repositorySource asks the repository it was last told, with the credentials it
-// was last given.
+// cacheKey names a blob in the cache by digest and registry. What is read of it is
+// not compared with its digest, so what one registry says about a digest must
+// never answer for another.
+func cacheKey(repository string, desc ocispec.Descriptor) ocispec.Descriptor {
+	desc.Digest = keyDigest(repository, desc.Digest)
+	return desc
+}
+
+func keyDigest(repository string, d digest.Digest) digest.Digest {
+	return digest.FromString(registry.HostOf(repository) + " " + d.String())
+}
+
+func (b blobs) Remove(repository string, d digest.Digest) error {
+	return b.cache.Remove(keyDigest(repository, d))
+}
+
+// maxRepositories is how many repositories of one registry are asked for a blob.
+const maxRepositories = 8
+
+// repositorySource asks the repositories that hold a blob, the one that was told
+// or answered last first: any of them may lose it, or close itself to us.
 type repositorySource struct {
 	registry *registry.Client
-	current  atomic.Pointer[registry.Repository]
+
+	mu    sync.Mutex
+	known []holder
+}
+
+type holder struct {
+	name string
+	repo *registry.Repository
 }
 
 func (s *repositorySource) Renew(repository string, creds registry.Credentials) error {
 	repo, err := s.registry.Repository(repository, creds)
-	if err == nil {
-		s.current.Store(repo)
+	if err != nil {
+		return err
 	}
-	return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.first(holder{repository, repo})
+	return nil
+}
+
+// first puts h before the others, in place of what was known by its name.
+func (s *repositorySource) first(h holder) {
+	known := []holder{h} // a new one: Do goes through the old
+	for _, other := range s.known {
+		if other.name != h.name && len(known) < maxRepositories {
+			known = append(known, other)
+		}
+	}
+	s.known = known
+}
+
+// answered puts h before the others, unless it was replaced meanwhile.
+func (s *repositorySource) answered(h holder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.known, h) {
+		s.first(h)
+	}
 }
 
 func (s *repositorySource) Do(ctx context.Context, req registry.Request) (*registry.Response, error) {
-	return s.current.Load().Do(ctx, req)
+	s.mu.Lock()
+	known := s.known
+	s.mu.Unlock()
+	var first error
+	for i, h := range known {
+		resp, err := h.repo.Do(ctx, req)
+		if err == nil {
+			if i > 0 {
+				s.answered(h)
+			}
+			return resp, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, first
 }
-
-func (b blobs) Remove(digest digest.Digest) error { return b.cache.Remove(digest) }
 
 // formats are the formats whose layers can be opened here.
 func formats() map[string]volume.Opener {

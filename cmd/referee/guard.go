@@ -108,7 +108,7 @@ func (n node) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Pl
 	image := lazyImage(plan)
 	release, report, err := n.host.Attach(ctx, image, credentials(pull.Auth))
 	return fallback.Attached{
-		Volume:  image.Volume.ID(),
+		Volume:  report.Volume,
 		Fetched: report.Fetched,
 		Open:    report.Open,
 		Mount:   report.Mount,

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,6 +142,13 @@ func (c *Client) Repository(name string, creds Credentials) (*Repository, error)
 	}
 	key := sessionKey{host: reference.Domain(named), path: reference.Path(named), creds: creds}
 	return &Repository{client: c, session: c.session(key)}, nil
+}
+
+// HostOf is the registry in a repository's full name, "host[:port]/path": who
+// answers for what has which digest there, by whatever mirrors it is fetched.
+func HostOf(repository string) string {
+	host, _, _ := strings.Cut(repository, "/")
+	return host
 }
 
 func (c *Client) session(key sessionKey) *session {

@@ -118,7 +118,7 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	return uncached{blob.Open(source, desc, blob.Options{GiveUpAfter: 10 * time.Second})}, nil
 }
 
-func (blobs) Remove(digest.Digest) error { return nil }
+func (blobs) Remove(string, digest.Digest) error { return nil }
 
 type uncached struct{ *blob.Blob }
 
@@ -146,6 +146,7 @@ func (b *bed) image(t *testing.T, chains []digest.Digest) host.Image {
 		readJSON(t, filepath.Join(layout, "blobs", "sha256", desc.Digest.Encoded()), &manifest)
 		desc.Annotations = nil
 		return host.Image{Chains: chains, Volume: volume.Spec{
+			Chain:  chains[len(chains)-1], // as Attach will say
 			Format: "overlaybd", Repository: b.repository(), Reference: b.ref, Artifact: desc, Layers: manifest.Layers,
 			Word: json.RawMessage(`{"signer":"somebody"}`),
 		}}

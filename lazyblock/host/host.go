@@ -105,7 +105,8 @@ type Document struct {
 type Report struct {
 	volume.Report
 
-	Graft time.Duration // committing the top chain
+	Volume string        // its ID
+	Graft  time.Duration // committing the top chain
 }
 
 // Present returns the chain IDs of the image that containerd has under
@@ -178,6 +179,7 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 	if len(image.Chains) > 0 {
 		image.Volume.Chain = image.Chains[len(image.Chains)-1] // what its word is for
 	}
+	report.Volume = image.Volume.ID()
 	var (
 		pull   *graft.Pull
 		unpin  func()
@@ -205,7 +207,7 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 	err = group.Wait()
 	if err == nil {
 		grafting := time.Now()
-		err = pull.Graft(ctx, image.Volume.ID())
+		err = pull.Graft(ctx, report.Volume)
 		report.Graft = time.Since(grafting)
 	}
 	if err != nil {

@@ -27,7 +27,7 @@ func TestMaterialiseUnderARunningContainer(t *testing.T) {
 	b := newBed(t)
 	image := b.pullLazily(t)
 	top := image.ChainIDs()[3]
-	volume := b.image(t, nil).Volume.ID()
+	volume := b.image(t, image.ChainIDs()).Volume.ID()
 	before, stop := b.container(t, top)
 	if isMaterialised(t, before) {
 		t.Fatal("the image is not lazy")
@@ -162,7 +162,7 @@ func TestWordsAreForOneChain(t *testing.T) {
 	b := newBed(t)
 	image := b.pullLazily(t)
 	chains := image.ChainIDs()
-	spec := b.image(t, nil).Volume
+	spec := b.image(t, chains).Volume
 	// Another repository says that the same layers are an image of its own.
 	claim := b.image(t, []digest.Digest{digest.FromString("victim")})
 	claim.Volume.Repository = b.registry.Host() + "/attacker"
@@ -170,8 +170,12 @@ func TestWordsAreForOneChain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Vouch(t.Context(), spec.ID(), "registry.test/friend", nil); err != nil {
+	friend := b.registry.Host() + "/friend"
+	if err := b.Vouch(t.Context(), spec.ID(), friend, nil); err != nil {
 		t.Fatal(err)
+	}
+	if err := b.Vouch(t.Context(), spec.ID(), "registry.test/friend", nil); err == nil {
+		t.Error("another registry vouches for what it has not served")
 	}
 	b.restart()
 	got, err := b.Words(t.Context(), append(claim.Chains, chains...))
@@ -180,10 +184,13 @@ func TestWordsAreForOneChain(t *testing.T) {
 	}
 	slices.SortFunc(got, func(x, y host.Standing) int { return len(x.Repository) - len(y.Repository) })
 	want := []host.Standing{
-		{Chain: claim.Chains[0], Volume: spec.ID()},
 		{
 			Chain: chains[3], Volume: spec.ID(), Repository: b.repository(), Artifact: spec.Artifact.Digest,
-			Vouchers: []string{"registry.test/friend"}, Word: json.RawMessage(`{"signer":"somebody"}`),
+			Vouchers: []string{friend}, Word: json.RawMessage(`{"signer":"somebody"}`),
+		},
+		{
+			Chain: claim.Chains[0], Volume: claim.Volume.ID(), Repository: b.registry.Host() + "/attacker",
+			Artifact: spec.Artifact.Digest, Word: json.RawMessage(`{"signer":"somebody"}`),
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

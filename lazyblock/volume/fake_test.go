@@ -260,7 +260,7 @@ func (b *blobs) Open(_ string, _ registry.Credentials, desc ocispec.Descriptor) 
 	return &blob{blobs: b, desc: desc}, nil
 }
 
-func (b *blobs) Remove(d digest.Digest) error {
+func (b *blobs) Remove(_ string, d digest.Digest) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.opened[d] > 0 {

@@ -428,17 +428,21 @@ func TestCredentialsAreRenewed(t *testing.T) {
 	}
 	expect("") // those it was opened with
 	second := spec
-	second.Repository = "other.test/app"
+	second.Repository = "registry.test/other"
 	again, _, err := m.Mount(t.Context(), second, registry.Credentials{Username: "second"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer again()
-	expect("other.test/app second")
-	if err := m.Renew(t.Context(), spec.ID(), "mirror.test/app", registry.Credentials{Username: "third"}); err != nil {
+	expect("registry.test/other second")
+	if err := m.Renew(t.Context(), spec.ID(), "registry.test/app", registry.Credentials{Username: "third"}); err != nil {
 		t.Fatal(err)
 	}
-	expect("mirror.test/app third")
+	expect("registry.test/app third")
+	if err := m.Renew(t.Context(), spec.ID(), "liar.test/app", registry.Credentials{Username: "fourth"}); err != nil {
+		t.Fatal(err)
+	}
+	expect("registry.test/app third") // another registry may serve anything
 }
 
 func copyFile(t *testing.T, from, to string) {

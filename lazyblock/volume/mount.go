@@ -19,6 +19,7 @@ import (
 
 // opened is what a mounted volume holds.
 type opened struct {
+	host   string // the registry that its blobs come from
 	volume lazyblock.Volume
 	blobs  []Blob
 }
@@ -28,11 +29,11 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	if opener == nil {
 		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
 	}
-	o := &opened{}
+	o := &opened{host: registry.HostOf(spec.Repository)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close())
-			m.free(spec.Layers)
+			m.free(spec)
 		}
 	}()
 	begin := time.Now()
@@ -41,6 +42,16 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 		return nil, err
 	}
 	o.blobs = blobs
+	for _, voucher := range spec.Vouchers { // after a restart: they hold the blobs as well
+		if err := o.renew(voucher, registry.Credentials{}); err != nil {
+			return nil, err
+		}
+	}
+	if len(spec.Vouchers) > 0 {
+		if err := o.renew(spec.Repository, creds); err != nil {
+			return nil, err
+		}
+	}
 	defer func() { report.Fetched = fetched(blobs) }()
 	layers := make([]lazyblock.RangeReader, len(blobs))
 	for i, blob := range blobs {

@@ -22,22 +22,26 @@ func specOf(layers ...string) Spec {
 	return spec
 }
 
-func TestIDNamesContentAlone(t *testing.T) {
+func TestIDNamesContentAndWhoAnswersForIt(t *testing.T) {
 	t.Parallel()
 	base := specOf("a", "b")
+	neighbour := base
+	neighbour.Repository, neighbour.Reference = "registry.test/copy/app", "registry.test/copy/app@sha256:0"
 	elsewhere := base
-	elsewhere.Repository, elsewhere.Reference = "mirror.test/app", "mirror.test/app@sha256:0"
+	elsewhere.Repository = "mirror.test/app"
 	otherFormat := base
 	otherFormat.Format = "fancy"
+	otherChain := base
+	otherChain.Chain = digest.FromString("chain")
 
-	if got, want := base.ID(), "3ad4b0c0b38edba529265a4e0006cec7"; got != want {
+	if got, want := base.ID(), "cc0477d034c317c10e8b102c3812e306"; got != want {
 		t.Errorf("ID = %s, want %s: records of earlier versions would be lost", got, want)
 	}
-	if base.ID() != elsewhere.ID() {
-		t.Error("the same layers from another repository are another volume")
+	if base.ID() != neighbour.ID() {
+		t.Error("the same layers from another repository of the registry are another volume")
 	}
 	for name, other := range map[string]Spec{
-		"another format": otherFormat, "another order": specOf("b", "a"), "a layer less": specOf("a"), "a layer more": specOf("a", "b", "c"),
+		"another format": otherFormat, "another registry": elsewhere, "another chain": otherChain, "another order": specOf("b", "a"), "a layer less": specOf("a"), "a layer more": specOf("a", "b", "c"),
 	} {
 		if other.ID() == base.ID() {
 			t.Errorf("%s is the same volume", name)

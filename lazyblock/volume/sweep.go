@@ -7,8 +7,9 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/internal/registry"
 )
 
 // Idle is a look at the volumes that nobody pins.
@@ -47,32 +48,32 @@ func (m *Manager) Idle() (Idle, error) {
 // pinned since the look, and frees the cached blobs that no other volume uses.
 func (m *Manager) Sweep(ctx context.Context, idle Idle, keep map[string]bool) error {
 	var errs []error
-	var layers []ocispec.Descriptor
+	var forgotten []Spec
 	for id, pinned := range idle.pinned {
 		if keep[id] || !m.untouched(id, pinned) {
 			continue
 		}
-		freed, err := m.forget(ctx, id)
-		layers, errs = append(layers, freed...), append(errs, err)
+		spec, err := m.forget(ctx, id)
+		forgotten, errs = append(forgotten, spec), append(errs, err)
 	}
-	m.free(layers) // once all are closed: they may share some
+	m.free(forgotten...) // once all are closed: they may share some
 	return errors.Join(errs...)
 }
 
 // forget takes a volume away unless somebody pinned it meanwhile, and returns
-// the layers that it no longer needs.
-func (m *Manager) forget(ctx context.Context, id string) ([]ocispec.Descriptor, error) {
+// whose layers are not needed any more, without layers if there are none.
+func (m *Manager) forget(ctx context.Context, id string) (Spec, error) {
 	e := m.pin(id)
 	defer m.unpin(e)
 	if err := e.lock(ctx); err != nil {
-		return nil, fmt.Errorf("forget volume %s: %w", id, err)
+		return Spec{}, fmt.Errorf("forget volume %s: %w", id, err)
 	}
 	defer e.unlock()
 	m.mu.Lock()
 	pinned := e.pins > 1
 	m.mu.Unlock()
 	if pinned {
-		return nil, nil // somebody wants it after all
+		return Spec{}, nil // somebody wants it after all
 	}
 	spec, _ := m.records.read(id) // unreadable: its layers are unknown and stay until the cache needs room
 	err := m.detach(id)
@@ -84,35 +85,38 @@ func (m *Manager) forget(ctx context.Context, id string) ([]ocispec.Descriptor, 
 		err = m.records.remove(id)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("forget volume %s: %w", id, err)
+		return Spec{}, fmt.Errorf("forget volume %s: %w", id, err)
 	}
 	m.log.Info("volume released", zap.String("volume", id), zap.String("ref", spec.Reference))
-	return spec.Layers, nil
+	return spec, nil
 }
 
-// free drops from the cache those of layers that no volume on record needs and
-// that are not open. What stays is dropped when the cache needs the room.
-func (m *Manager) free(layers []ocispec.Descriptor) {
-	if len(layers) == 0 {
-		return
-	}
+// free drops from the cache those of the volumes' layers that no volume on record
+// needs and that are not open. What stays is dropped when the cache needs the room.
+func (m *Manager) free(forgotten ...Spec) {
 	specs, err := m.records.list()
 	if err != nil {
 		m.log.Debug("unused layers stay cached", zap.Error(err))
 		return
 	}
-	needed := make(map[digest.Digest]bool)
+	type held struct { // by the cache
+		registry string
+		layer    digest.Digest
+	}
+	needed := make(map[held]bool)
 	for _, spec := range specs {
 		for _, layer := range spec.Layers {
-			needed[layer.Digest] = true
+			needed[held{registry.HostOf(spec.Repository), layer.Digest}] = true
 		}
 	}
-	for _, layer := range layers {
-		if needed[layer.Digest] {
-			continue
-		}
-		if err := m.blobs.Remove(layer.Digest); err != nil {
-			m.log.Debug("unused layer stays cached", zap.Stringer("digest", layer.Digest), zap.Error(err))
+	for _, spec := range forgotten {
+		for _, layer := range spec.Layers {
+			if needed[held{registry.HostOf(spec.Repository), layer.Digest}] {
+				continue
+			}
+			if err := m.blobs.Remove(spec.Repository, layer.Digest); err != nil {
+				m.log.Debug("unused layer stays cached", zap.Stringer("digest", layer.Digest), zap.Error(err))
+			}
 		}
 	}
 }

@@ -61,11 +61,12 @@ type Spec struct {
 	Word json.RawMessage `json:"word,omitempty"`
 }
 
-// ID names the volume: the same layers in the same format are the same volume,
-// whichever repository they came from.
+// ID names the volume: the same layers in the same format, said by the same
+// registry to be the same chain. What another registry serves under the same
+// digests is another volume, because lazy reads are not compared with them.
 func (s Spec) ID() string {
 	h := sha256.New()
-	_, _ = io.WriteString(h, s.Format)
+	_, _ = io.WriteString(h, s.Format+"\n"+registry.HostOf(s.Repository)+"\n"+s.Chain.String())
 	for _, layer := range s.Layers {
 		_, _ = io.WriteString(h, "\n"+layer.Digest.String())
 	}
@@ -82,7 +83,7 @@ type Blob interface {
 type Meter interface{ Fetched() int64 }
 
 // Renewer is what a Blob may also be: reads that begin, or are tried again, after
-// Renew use the new credentials.
+// Renew ask that repository first, with these credentials.
 type Renewer interface {
 	Renew(repository string, creds registry.Credentials) error
 }
@@ -94,10 +95,11 @@ type Report struct {
 	Fetched int64         // bytes from the registry
 }
 
-// Blobs opens blobs and forgets them.
+// Blobs opens blobs and forgets them. Blobs of two registries share nothing,
+// whatever their digests.
 type Blobs interface {
 	Open(repository string, creds registry.Credentials, blob ocispec.Descriptor) (Blob, error)
-	Remove(blob digest.Digest) error
+	Remove(repository string, blob digest.Digest) error
 }
 
 // Opener turns a format's layers, bottom first, into a volume. Closing the
@@ -205,7 +207,7 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 	if err := m.records.write(id, spec); err != nil {
 		// Without its record nobody could mount it again after a restart.
 		err = errors.Join(err, m.detach(id), opened.close())
-		m.free(spec.Layers)
+		m.free(spec)
 		return nil, report, err
 	}
 	m.set(e, opened)
@@ -213,7 +215,7 @@ func (m *Manager) Mount(ctx context.Context, spec Spec, creds registry.Credentia
 }
 
 // Renew gives a mounted volume new credentials for repository. A volume that is
-// not mounted is left alone.
+// not mounted, or comes from another registry, is left alone.
 func (m *Manager) Renew(ctx context.Context, id, repository string, creds registry.Credentials) error {
 	e := m.pin(id)
 	defer m.unpin(e)
@@ -221,7 +223,7 @@ func (m *Manager) Renew(ctx context.Context, id, repository string, creds regist
 		return fmt.Errorf("wait for volume %s: %w", id, err)
 	}
 	defer e.unlock()
-	if e.opened == nil {
+	if e.opened == nil || registry.HostOf(repository) != e.opened.host {
 		return nil
 	}
 	return e.opened.renew(repository, creds)

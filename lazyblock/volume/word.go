@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/referee-cri/referee/internal/registry"
 )
 
 // Recorded returns what is on record of a volume.
@@ -23,6 +25,9 @@ func (m *Manager) Vouch(ctx context.Context, id, repository string, word json.Ra
 	if err != nil {
 		return fmt.Errorf("vouch for volume %s: %w", id, err)
 	}
+	if registry.HostOf(repository) != registry.HostOf(spec.Repository) {
+		return fmt.Errorf("vouch for volume %s of %s: %s is of another registry", id, spec.Repository, repository)
+	}
 	known := repository == spec.Repository || slices.Contains(spec.Vouchers, repository)
 	if known && word == nil {
 		return nil
@@ -36,7 +41,10 @@ func (m *Manager) Vouch(ctx context.Context, id, repository string, word json.Ra
 	if err := spec.check(); err != nil {
 		return fmt.Errorf("vouch for volume %s: %w", id, err)
 	}
-	return m.records.write(id, spec)
+	if err := m.records.write(id, spec); err != nil || known || e.opened == nil {
+		return err
+	}
+	return e.opened.renew(repository, registry.Credentials{}) // it holds the blobs as well
 }
 
 // check refuses what should not grow a record, or would break it.
