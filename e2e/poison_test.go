@@ -2,21 +2,28 @@ package e2e_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/internal/testdata"
 )
 
@@ -219,4 +226,232 @@ func TestPoisonedChain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPoisonedAtTheSameTime pulls both images together, with the registry slow
+// here or there, so that the poison comes first, second and in between.
+func TestPoisonedAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, node.Options{}, "")
+	materialised := 0
+	for round := range 8 {
+		own := fmt.Sprintf("victim %d", round)
+		image := s.stack(t, own)
+		victim, _ := s.push(t, "victim", own[:6], image)
+		attacker := s.pushPoisoned(t, "attacker", image)
+		slow := s.registry.Inject(regtest.Fault{
+			Match: regtest.Path([]string{
+				"/v2/victim/referrers/",
+				"/v2/victim/blobs/" + image.manifest.Layers[round/2].Digest.String(),
+			}[round%2]),
+			Latency: time.Duration(round+1) * 25 * time.Millisecond,
+		})
+		started := time.Now()
+		s.pullAtOnce(t, victim, attacker)
+		slow()
+		s.expectHonest(t, victim, own)
+		materialised += len(s.explain(t, victim, started).Materialised)
+		s.expectClean(t, attacker, victim)
+	}
+	if materialised == 0 {
+		t.Error("the poison never came first")
+	}
+}
+
+// TestBothAttachAForm pulls two images with the same chain, each with a form of
+// its own.
+func TestBothAttachAForm(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, node.Options{}, "")
+	t.Run("the attacker first", func(t *testing.T) {
+		image := s.stack(t, "first")
+		victim, _ := s.push(t, "victim", "app", image)
+		s.convert(t, victim, "victim")
+		attacker := s.pushPoisoned(t, "attacker", image)
+		s.pull(t, attacker, fallback.Lazy)
+		entry := s.pull(t, victim, fallback.Ordinary)
+		s.expectMaterialised(t, entry, image.chains()[3], s.registry.Host()+"/attacker")
+		s.expectHonest(t, victim, "first")
+		s.expectClean(t, attacker, victim)
+	})
+	for name, sound := range map[string]bool{"the victim first": true, "the victim first, the attacker has no such layers": false} {
+		t.Run(name, func(t *testing.T) {
+			image := s.stack(t, name)
+			victim, _ := s.push(t, "victim", "app", image)
+			s.convert(t, victim, "victim")
+			layers := image.manifest.Layers
+			if !sound {
+				layers = slices.Clone(layers)
+				layers[3] = s.stack(t, "other").manifest.Layers[3]
+			}
+			attacker, manifest := s.push(t, "attacker", "app", image.claimed(layers))
+			s.poison(t, "attacker", manifest)
+
+			s.pull(t, victim, fallback.Lazy)
+			running := start(t, s.lazy, victim, "/bin/busybox", "sleep", "1000")
+			started := time.Now()
+			_, err := s.lazy.Pull(t.Context(), attacker, nil)
+			if sound != (err == nil) || err != nil && status.Code(errors.Unwrap(err)) != codes.Unavailable {
+				t.Errorf("pull of the attacker's image: %v", err)
+			}
+			if err == nil { // of its own layers, nobody took the victim's form for them
+				entry := s.explain(t, attacker, started)
+				s.expectMaterialised(t, entry, image.chains()[3], s.registry.Host()+"/victim")
+			}
+			dropCaches(t)
+			s.expectOwn(t, running, name)
+			removePod(t, running)
+			s.expectHonest(t, victim, name)
+			s.expectClean(t, attacker, victim)
+		})
+	}
+}
+
+// expectOwn compares all that a container shows with its image's layers.
+func (s *scene) expectOwn(t *testing.T, container *node.Container, own string) {
+	t.Helper()
+	tree := treeOf(t, s.Node, container)
+	if got := tree["/own"]; got.SHA256 != digest.FromString(own).Encoded() {
+		t.Errorf("/own is %+v, want %q", got, own)
+	}
+	delete(tree, "/own")
+	expectTree(t, loadTree(t, "tiny.prefix3.tree.jsonl"), tree, slices.Concat(madeByRuntime, unlikeOverlay)...)
+}
+
+// TestSameFormTwice has two repositories of one registry attach the very same
+// artifact to the very same image: the second confirms the first, and stays
+// readable when the first has gone.
+func TestSameFormTwice(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, node.Options{}, "[reads]\ngive_up_after = \"5s\"\n")
+	for _, repository := range []string{"first", "second"} {
+		if _, err := s.registry.LoadLayout(repository, s.layout); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := s.registry.Ref("first", "tiny"), s.registry.Ref("second", "tiny")
+	derived := s.pushOnTop(t, s.layout, 4, "second", "derived")
+	expect := func(entry fallback.Entry) {
+		t.Helper()
+		s.expectNoLayerFetched(t, s.layout, "tiny")
+		if len(entry.Materialised) > 0 || len(entry.Warnings) > 0 {
+			t.Errorf("materialised %v, warnings %q", entry.Materialised, entry.Warnings)
+		}
+	}
+	s.pull(t, first, fallback.Lazy)
+	s.registry.ResetRequests()
+	expect(s.pull(t, second, fallback.Ordinary))
+	s.end(t, s.referee.Stop)
+	if err := s.referee.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expect(s.pull(t, derived, fallback.Ordinary))
+	container := start(t, s.lazy, second, "/bin/busybox", "sleep", "1000")
+	s.registry.Inject(regtest.Fault{Match: regtest.Path("/v2/first/"), Status: http.StatusNotFound, Times: 1 << 20})
+	dropCaches(t)
+	s.expectEvil(t, container) // which is tiny as stock wrote it
+	if n, _ := s.registry.Count(func(e regtest.Entry) bool { return strings.HasPrefix(e.Path, "/v2/first/blobs/") && e.Status == 404 }); n == 0 {
+		t.Error("nothing was left to be read: this proves nothing")
+	}
+	s.expectImage(t, derived, "tiny.tree.jsonl", "derived", stockDiffers...)
+	removePod(t, container)
+	s.expectClean(t, first, second, derived)
+}
+
+// TestTrustedSignerConfirms pulls an image whose repository attaches nothing and
+// whose chain another one has grafted, signed by somebody the policy trusts, or not.
+func TestTrustedSignerConfirms(t *testing.T) {
+	t.Parallel()
+	publisher, stranger := newParty(t, "publisher"), newParty(t, "stranger")
+	s := newScene(t, node.Options{}, fmt.Sprintf(`[[policy]]
+match = ["**/victim"]
+min_size = "0B"
+require_signature = true
+trust = ["ci"]
+[[trust]]
+name = "ci"
+type = "sigstore"
+keys = [%q, %q]
+`, publisher.public, stranger.public))
+	for name, tc := range map[string]struct {
+		other   string // the repository that attaches the form; a signature is only looked for where one is required
+		by      *party
+		revoked bool
+		want    int // layers materialised
+	}{
+		"signed":                      {"team/victim", &publisher, false, 0},
+		"signed by nobody":            {"attacker", nil, false, 1},
+		"signed, and trusted no more": {"team/victim", &stranger, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			image := s.stack(t, name)
+			victim, _ := s.push(t, "victim", "app", image)
+			other, _ := s.push(t, tc.other, "app", image)
+			var flags []string
+			if tc.by != nil {
+				flags = schemes[2].by(*tc.by)
+			}
+			s.convert(t, other, tc.other, flags...)
+			s.pull(t, other, fallback.Lazy)
+			if tc.revoked {
+				if err := os.WriteFile(tc.by.public, publisher.publicPEM(t), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			entry := s.pull(t, victim, fallback.Ordinary)
+			if len(entry.Materialised) != tc.want {
+				t.Errorf("materialised %v, want %d", entry.Materialised, tc.want)
+			}
+			s.expectHonest(t, victim, name)
+			s.expectClean(t, other, victim)
+		})
+	}
+}
+
+// TestTagMoves has the tag name another image when containerd asks than when
+// Referee did.
+func TestTagMoves(t *testing.T) {
+	t.Parallel()
+	for _, version := range versions {
+		t.Run("containerd "+version, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, node.Options{Containerd: version}, "")
+			t.Run("to one that is poisoned", func(t *testing.T) {
+				before, after := s.stack(t, "before"), s.stack(t, "after")
+				victim, _ := s.push(t, "victim", "app", before)
+				attacker := s.pushPoisoned(t, "attacker", after)
+				s.pull(t, attacker, fallback.Lazy)
+				s.moveTag(t, "victim", func() { s.push(t, "victim", "app", after) })
+				entry := s.pull(t, victim, fallback.Ordinary)
+				s.expectMaterialised(t, entry, after.chains()[3], s.registry.Host()+"/attacker")
+				s.expectHonest(t, victim, "after")
+				s.expectClean(t, attacker, victim)
+			})
+			t.Run("while layers of the first stand in", func(t *testing.T) {
+				before, after := s.stack(t, "before"), s.stack(t, "after")
+				victim, _ := s.push(t, "moving", "app", before)
+				s.convert(t, victim, "moving")
+				s.moveTag(t, "moving", func() { s.push(t, "moving", "app", after) })
+				// What stands in cannot be built on: the pull fails, and the next does not.
+				if _, err := s.lazy.Pull(t.Context(), victim, nil); err == nil || !strings.Contains(err.Error(), "no such file or directory") {
+					t.Fatalf("a layer was unpacked on a placeholder: %v", err)
+				}
+				s.pull(t, victim, fallback.Ordinary)
+				s.expectHonest(t, victim, "after")
+				s.expectClean(t, victim)
+			})
+		})
+	}
+}
+
+// moveTag calls move when containerd asks for the tag app.
+func (s *scene) moveTag(t *testing.T, repository string, move func()) {
+	t.Helper()
+	once := sync.OnceFunc(move)
+	t.Cleanup(s.registry.Inject(regtest.Fault{Match: func(r *http.Request) bool {
+		if r.URL.Path == "/v2/"+repository+"/manifests/app" && !strings.HasPrefix(r.UserAgent(), "referee/") {
+			once()
+		}
+		return false
+	}}))
 }
