@@ -109,17 +109,15 @@ func (s *scene) push(t *testing.T, repository, tag string, image original) (ref 
 	return s.registry.Ref(repository, tag), manifest
 }
 
-// poison attaches tiny's form to an image.
-func (s *scene) poison(t *testing.T, repository string, subject ocispec.Descriptor) ocispec.Descriptor {
+// poison attaches tiny's form to an image of the attacker's.
+func (s *scene) poison(t *testing.T, subject ocispec.Descriptor) {
 	t.Helper()
 	form := s.form
 	form.Annotations = maps.Clone(form.Annotations)
 	form.Subject = &ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
-	artifact, err := s.registry.PutJSON(repository, "", ocispec.MediaTypeImageManifest, form)
-	if err != nil {
+	if _, err := s.registry.PutJSON("attacker", "", ocispec.MediaTypeImageManifest, form); err != nil {
 		t.Fatal(err)
 	}
-	return artifact
 }
 
 // get asks the registry for a document.
@@ -141,10 +139,10 @@ func (s *scene) get(t *testing.T, path string) []byte {
 }
 
 // pushPoisoned pushes the attacker's image that claims what victim is.
-func (s *scene) pushPoisoned(t *testing.T, repository string, victim original) string {
+func (s *scene) pushPoisoned(t *testing.T, victim original) string {
 	t.Helper()
-	ref, manifest := s.push(t, repository, "app", victim.claimed(victim.manifest.Layers))
-	s.poison(t, repository, manifest)
+	ref, manifest := s.push(t, "attacker", "app", victim.claimed(victim.manifest.Layers))
+	s.poison(t, manifest)
 	return ref
 }
 
@@ -210,7 +208,7 @@ func TestPoisonedChain(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					base := s.stack(t, own[0])
 					victim, _ := s.push(t, "victim", "app", s.stack(t, own...))
-					attacker := s.pushPoisoned(t, "attacker", base)
+					attacker := s.pushPoisoned(t, base)
 					s.pull(t, attacker, fallback.Lazy)
 					evil := start(t, s.lazy, attacker, "/bin/busybox", "sleep", "1000")
 
@@ -238,7 +236,7 @@ func TestPoisonedAtTheSameTime(t *testing.T) {
 		own := fmt.Sprintf("victim %d", round)
 		image := s.stack(t, own)
 		victim, _ := s.push(t, "victim", own[:6], image)
-		attacker := s.pushPoisoned(t, "attacker", image)
+		attacker := s.pushPoisoned(t, image)
 		slow := s.registry.Inject(regtest.Fault{
 			Match: regtest.Path([]string{
 				"/v2/victim/referrers/",
@@ -267,7 +265,7 @@ func TestBothAttachAForm(t *testing.T) {
 		image := s.stack(t, "first")
 		victim, _ := s.push(t, "victim", "app", image)
 		s.convert(t, victim, "victim")
-		attacker := s.pushPoisoned(t, "attacker", image)
+		attacker := s.pushPoisoned(t, image)
 		s.pull(t, attacker, fallback.Lazy)
 		entry := s.pull(t, victim, fallback.Ordinary)
 		s.expectMaterialised(t, entry, image.chains()[3], s.registry.Host()+"/attacker")
@@ -285,7 +283,7 @@ func TestBothAttachAForm(t *testing.T) {
 				layers[3] = s.stack(t, "other").manifest.Layers[3]
 			}
 			attacker, manifest := s.push(t, "attacker", "app", image.claimed(layers))
-			s.poison(t, "attacker", manifest)
+			s.poison(t, manifest)
 
 			s.pull(t, victim, fallback.Lazy)
 			running := start(t, s.lazy, victim, "/bin/busybox", "sleep", "1000")
@@ -419,7 +417,7 @@ func TestTagMoves(t *testing.T) {
 			t.Run("to one that is poisoned", func(t *testing.T) {
 				before, after := s.stack(t, "before"), s.stack(t, "after")
 				victim, _ := s.push(t, "victim", "app", before)
-				attacker := s.pushPoisoned(t, "attacker", after)
+				attacker := s.pushPoisoned(t, after)
 				s.pull(t, attacker, fallback.Lazy)
 				s.moveTag(t, "victim", func() { s.push(t, "victim", "app", after) })
 				entry := s.pull(t, victim, fallback.Ordinary)

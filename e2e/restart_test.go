@@ -61,10 +61,25 @@ func (b *bed) end(t *testing.T, how func() error) {
 	}
 }
 
-// reboot ends everything and takes away what does not survive a power cycle:
-// processes, mounts, the state directories. A container created before the
-// daemon is back must fail, not find an empty root.
+// reboot cycles the power. A container created before the daemon is back must
+// fail, not find an empty root.
 func reboot(t *testing.T, b *bed) {
+	t.Helper()
+	b.cyclePower(t)
+	ref := b.registry.Ref("tiny", "tiny")
+	container, err := b.CRI().Run(t.Context(), "too-early", ref, "/bin/busybox", "true")
+	if err == nil {
+		removePod(t, container)
+		t.Fatal("a container was created while its root dangled")
+	}
+	if !strings.Contains(err.Error(), "no such file or directory") {
+		t.Errorf("creation fails with %v, want a dangling root", err)
+	}
+}
+
+// cyclePower ends everything, takes away what does not survive that (processes,
+// mounts, the state directories) and starts containerd again.
+func (b *bed) cyclePower(t *testing.T) {
 	t.Helper()
 	b.end(t, b.referee.Kill)
 	b.end(t, b.Kill)
@@ -76,15 +91,6 @@ func reboot(t *testing.T, b *bed) {
 	}
 	if err := b.Resume(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
-	container, err := b.CRI().Run(t.Context(), "too-early", ref, "/bin/busybox", "true")
-	if err == nil {
-		removePod(t, container)
-		t.Fatal("a container was created while its root dangled")
-	}
-	if !strings.Contains(err.Error(), "no such file or directory") {
-		t.Errorf("creation fails with %v, want a dangling root", err)
 	}
 }
 

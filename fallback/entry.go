@@ -80,6 +80,9 @@ type Steps struct {
 	// Materialise is how long original layers took to fetch and unpack.
 	Materialise Seconds `json:"materialise_seconds,omitempty"`
 	Forward     Seconds `json:"forward_seconds,omitempty"`
+	// Confirm is how long it took, after a forwarded pull, to make sure of what the
+	// image stands on; of the slowest caller, and of Forward a part.
+	Confirm Seconds `json:"confirm_seconds,omitempty"`
 }
 
 // Forward is how containerd's part of the pull ended.

@@ -132,6 +132,7 @@ func (s Steps) text() string {
 		{"shield", s.Shield},
 		{"materialise", s.Materialise},
 		{"forward", s.Forward},
+		{"confirm", s.Confirm},
 	} {
 		if step.took > 0 {
 			parts = append(parts, step.name+" "+rounded(step.took.Duration()))

@@ -45,6 +45,12 @@ func (p *passage) confirm(ctx context.Context) error {
 	if p.named == nil {
 		return nil // containerd took a reference that we cannot even parse: nothing of ours has that name
 	}
+	begin := p.limits.Now()
+	defer func() {
+		p.entryMu.Lock()
+		defer p.entryMu.Unlock()
+		p.entry.Steps.Confirm = max(p.entry.Steps.Confirm, seconds(p.limits.Now().Sub(begin)))
+	}()
 	image, err := step(ctx, p.Guard, "looking at the pulled image", confirmTimeout, func(ctx context.Context) (*negotiate.Image, error) {
 		return p.node.Original(ctx, p.named.String())
 	}, nil)
