@@ -305,6 +305,47 @@ func TestBothAttachAForm(t *testing.T) {
 	}
 }
 
+// TestOwnForm attaches forms that make what another repository has grafted none of
+// the image's business.
+func TestOwnForm(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, node.Options{}, "")
+	for name, tc := range map[string]struct {
+		arrange func(t *testing.T) (first, then string)
+		want    fallback.Outcome
+	}{
+		"of an image above": {func(t *testing.T) (string, string) {
+			t.Helper()
+			victim, _ := s.push(t, "victim", "app", s.stack(t, "base", "victim"))
+			s.convert(t, victim, "victim")
+			return s.pushPoisoned(t, s.stack(t, "base")), victim
+		}, fallback.Lazy},
+		"with the same blobs": {func(t *testing.T) (string, string) {
+			t.Helper()
+			other, _ := s.push(t, "other", "app", s.stack(t, "victim"))
+			victim, _ := s.push(t, "victim", "app", s.stack(t, "victim"))
+			form := s.convert(t, other, "other")
+			form.Annotations = map[string]string{"test": "so that it is another manifest"}
+			if _, err := s.registry.PutJSON("victim", "", ocispec.MediaTypeImageManifest, form); err != nil {
+				t.Fatal(err)
+			}
+			return other, victim
+		}, fallback.Ordinary},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first, then := tc.arrange(t)
+			s.pull(t, first, fallback.Lazy)
+			s.registry.ResetRequests()
+			if entry := s.pull(t, then, tc.want); len(entry.Materialised) > 0 {
+				t.Errorf("materialised %v", entry.Materialised)
+			}
+			s.expectNoLayerFetched(t, s.layout, "tiny")
+			s.expectHonest(t, then, "victim")
+			s.expectClean(t, first, then)
+		})
+	}
+}
+
 // expectOwn compares all that a container shows with its image's layers.
 func (s *scene) expectOwn(t *testing.T, container *node.Container, own string) {
 	t.Helper()

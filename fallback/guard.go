@@ -63,7 +63,7 @@ type Node interface {
 // Attached is a grafted image, and what it took. With an error from Attach the
 // numbers tell how far it came, and Release is nil.
 type Attached struct {
-	Volume             string // its ID
+	Volume             string // its ID, which names content: also where another had attached it
 	Fetched            int64  // bytes fetched from the registry on the way
 	Open, Mount, Graft time.Duration
 	Release            func() // called once, after the forwarded pull

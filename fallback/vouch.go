@@ -118,7 +118,7 @@ func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	if slices.Contains(s.Vouchers, repository) {
 		return nil
 	}
-	if attaches(p.plan, s) {
+	if p.attaches(s) {
 		// This repository attaches the same form: remember, for images built on it.
 		_, err := step(ctx, p.Guard, "noting a voucher", p.limits.NodeTimeout, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, p.node.Vouch(ctx, s.Volume, repository)
@@ -135,13 +135,13 @@ func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	return reason.Errorf(reason.Unvouched, "layer %s stands on the word of %s, which %s does not confirm: %w", s.Chain, origin(s), repository, err)
 }
 
-// attaches tells whether the plan's image has s's form attached, for all of its
-// layers: a form speaks for no other chain.
-func attaches(plan *negotiate.Plan, s *Standing) bool {
-	if plan == nil || len(plan.Image.ChainIDs) == 0 || plan.Image.ChainIDs[len(plan.Image.ChainIDs)-1] != s.Chain {
+// attaches tells whether the plan's image has s's form attached, or one with the
+// same blobs, for all of its layers: a form speaks for no other chain.
+func (p *passage) attaches(s *Standing) bool {
+	if p.plan == nil || len(p.plan.Image.ChainIDs) == 0 || p.plan.Image.ChainIDs[len(p.plan.Image.ChainIDs)-1] != s.Chain {
 		return false
 	}
-	return slices.Contains(plan.Vouched, s.Artifact)
+	return slices.Contains(p.plan.Vouched, s.Artifact) || p.entry.Volume != "" && p.entry.Volume == s.Volume
 }
 
 func origin(s *Standing) string {

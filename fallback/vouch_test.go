@@ -81,6 +81,9 @@ func TestLayersOfAnotherRepository(t *testing.T) {
 			{Chain: chains[0], Volume: "volume-1", Repository: "registry.example/other"},
 			{Chain: chains[len(chains)-1], Volume: "volume-2", Repository: "registry.example/app"},
 		}, ordinary, "", nil, nil, codes.OK},
+		"this repository attaches another form with the same blobs": {with(func(s *fallback.Standing) { s.Volume, s.Artifact = "volume-1", "" }), func(context.Context) (*negotiate.Plan, error) {
+			return lazyPlan(), nil
+		}, "", nil, []string{"vouch volume-1 registry.example/app"}, codes.OK},
 		"another form is attached here": {[]fallback.Standing{foreign}, func(context.Context) (*negotiate.Plan, error) {
 			p := ordinaryPlan(reason.AlreadyPresent, "here")
 			p.Vouched = []digest.Digest{digest.FromString("another")}
