@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +27,7 @@ import (
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/internal/treecmp"
 )
 
 // A poisoned chain: the config of the attacker's image claims the layers of the
@@ -493,4 +496,107 @@ func (s *scene) moveTag(t *testing.T, repository string, move func()) {
 		}
 		return false
 	}}))
+}
+
+// TestPoisonedDirectories has the attacker pull the victim's own layers over the
+// poisoned base first. They do not name the directories that their files are in:
+// containerd takes owner and mode of those from below, and keeps them.
+func TestPoisonedDirectories(t *testing.T) {
+	t.Parallel()
+	for _, version := range versions {
+		t.Run("containerd "+version, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, node.Options{Containerd: version}, "")
+			base := s.stack(t, "base")
+			images := []original{
+				s.with(t, s.with(t, base, file("data/implied")), file("data/many/deeper")),
+				s.with(t, base, file("data/sizes/other")), // another branch
+			}
+			kitchen, _ := s.push(t, "kitchen", "app", s.with(t, s.stack(t), openToAll("data/"), openToAll("data/many/"), openToAll("data/sizes/")))
+			attacker, manifest := s.push(t, "attacker", "base", base.claimed(base.manifest.Layers))
+			form := s.convert(t, kitchen, "kitchen")
+			form.Subject = &manifest
+			if _, err := s.registry.PutJSON("attacker", "", ocispec.MediaTypeImageManifest, form); err != nil {
+				t.Fatal(err)
+			}
+			refs := []string{attacker}
+			s.pull(t, attacker, fallback.Lazy)
+			for i, image := range images {
+				ref, _ := s.push(t, "attacker", fmt.Sprint(i), image.claimed(image.manifest.Layers))
+				s.pull(t, ref, fallback.Ordinary)
+				refs = append(refs, ref)
+			}
+			evil := start(t, s.lazy, refs[1], "/bin/busybox", "sleep", "1000")
+			if mode := treeOf(t, s.Node, evil)["/data"].Mode; mode != 0o777 {
+				t.Fatalf("/data has mode %o: the attack did not work", mode)
+			}
+			plain := node.Run(t, node.Options{Containerd: version})
+			for i, image := range images {
+				ref, _ := s.push(t, "victim", fmt.Sprint(i), image)
+				entry := s.pull(t, ref, fallback.Ordinary)
+				// The base once, and every layer over it that was there.
+				if want := [][]digest.Digest{image.chains()[3:], image.chains()[4:]}[i]; !slices.EqualFunc(entry.Materialised, want, func(m fallback.Materialised, d digest.Digest) bool { return m.Chain == d }) {
+					t.Errorf("materialised %v, want %v", entry.Materialised, want)
+				}
+				s.expectAsOn(t, plain, ref)
+				s.registry.ResetRequests()
+				if _, err := s.lazy.Pull(t.Context(), ref, nil); err != nil {
+					t.Fatal(err)
+				}
+				if n, _ := s.registry.Count(func(e regtest.Entry) bool { return strings.Contains(e.Path, "/blobs/") }); n > 0 {
+					t.Errorf("%d blobs were fetched again", n)
+				}
+				refs = append(refs, ref)
+			}
+			removePod(t, evil)
+			s.expectClean(t, refs...)
+		})
+	}
+}
+
+// with adds a layer to an image.
+func (s *scene) with(t *testing.T, image original, headers ...tar.Header) original {
+	t.Helper()
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	for _, header := range headers {
+		if err := w.WriteHeader(&header); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	blob, err := s.registry.PutBlob(ocispec.MediaTypeImageLayer, layer.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	image.manifest.Layers = append(slices.Clone(image.manifest.Layers), blob)
+	image.config.RootFS.DiffIDs = append(slices.Clone(image.config.RootFS.DiffIDs), blob.Digest)
+	return image
+}
+
+func file(name string) tar.Header { return tar.Header{Name: name, Mode: 0o644} }
+
+func openToAll(name string) tar.Header {
+	return tar.Header{Name: name, Mode: 0o777, Uid: 666, Gid: 666, Typeflag: tar.TypeDir}
+}
+
+// expectAsOn compares an image's whole tree with what a node without Referee has.
+func (s *scene) expectAsOn(t *testing.T, plain *node.Node, ref string) {
+	t.Helper()
+	if _, err := plain.CRI().Pull(t.Context(), ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	want := start(t, plain.CRI(), ref, "/bin/busybox", "sleep", "1000")
+	defer removePod(t, want)
+	got := start(t, s.lazy, ref, "/bin/busybox", "sleep", "1000")
+	defer removePod(t, got)
+	accepted := slices.Concat(madeByRuntime, unlikeOverlay)
+	for _, dir := range []string{"/data", "/data/many", "/data/sizes"} {
+		for _, field := range []string{treecmp.FieldMtime, treecmp.FieldNsec} {
+			accepted = append(accepted, treecmp.Ignore{Path: dir, Field: field, Why: "unpacked at another time"})
+		}
+	}
+	expectTree(t, treeOf(t, plain, want), treeOf(t, s.Node, got), accepted...)
 }

@@ -290,6 +290,9 @@ func (p *passage) settled() Entry {
 		kept.Resolved = p.entry.Resolved
 	}
 	kept.Forward = p.entry.Forward
+	if len(p.entry.Materialised) > 0 { // what it stood on may serve no longer
+		kept.Materialised, kept.Steps.Materialise = p.entry.Materialised, p.entry.Steps.Materialise
+	}
 	return kept
 }
 

@@ -23,6 +23,7 @@ import (
 type Standing struct {
 	Chain      digest.Digest
 	Volume     string
+	Suspect    bool          // it was unpacked from its own layer, but over a volume that was replaced since
 	Repository string        // that attached the form; "": nobody knows
 	Artifact   digest.Digest // the form's manifest
 	Vouchers   []string      // further repositories that attach it to the image
@@ -75,31 +76,48 @@ func (p *passage) refusal(ctx context.Context, err error) error {
 
 // vouch makes sure that what image stands on may serve its repository.
 func (p *passage) vouch(ctx context.Context, image *negotiate.Image) error {
-	standings, err := step(ctx, p.Guard, "looking for grafts", confirmTimeout, func(ctx context.Context) ([]Standing, error) {
-		return p.node.Standings(ctx, image.ChainIDs)
-	}, nil)
-	if err != nil {
-		return fmt.Errorf("find out what the image stands on: %w", err)
-	}
-	s := highest(standings, image.ChainIDs)
-	if s == nil {
-		return nil
-	}
-	if why := p.doubt(ctx, s); why != nil {
-		return p.materialise(ctx, image, s, why)
-	}
-	return nil
-}
-
-// highest returns the standing that an image with these chains is mounted over:
-// a chain that stands on a volume has no parent, so nothing below it is looked at.
-func highest(standings []Standing, chains []digest.Digest) *Standing {
-	for _, chain := range slices.Backward(chains) {
-		if i := slices.IndexFunc(standings, func(s Standing) bool { return s.Chain == chain }); i >= 0 {
-			return &standings[i]
+	for range len(image.ChainIDs) + 1 { // replacing one may make those above it suspect
+		standings, err := step(ctx, p.Guard, "looking for grafts", confirmTimeout, func(ctx context.Context) ([]Standing, error) {
+			return p.node.Standings(ctx, image.ChainIDs)
+		}, nil)
+		if err != nil {
+			return fmt.Errorf("find out what the image stands on: %w", err)
+		}
+		s, why := p.unfit(ctx, standings, image.ChainIDs)
+		if s == nil {
+			return nil
+		}
+		if err := p.materialise(ctx, image, s, why); err != nil {
+			return err
 		}
 	}
-	return nil
+	return reason.Errorf(reason.Unvouched, "the image's layers are replaced again and again")
+}
+
+// unfit returns the lowest of what an image with these chains stands on that must
+// not serve it, and why; nil if there is none. A chain that stands on a volume has
+// no parent: nothing below the highest is looked at.
+func (p *passage) unfit(ctx context.Context, standings []Standing, chains []digest.Digest) (*Standing, error) {
+	var suspect *Standing // the lowest above the highest graft
+	for _, chain := range slices.Backward(chains) {
+		i := slices.IndexFunc(standings, func(s Standing) bool { return s.Chain == chain })
+		if i < 0 {
+			continue
+		}
+		s := &standings[i]
+		if s.Suspect {
+			suspect = s
+			continue
+		}
+		if why := p.doubt(ctx, s); why != nil {
+			return s, why
+		}
+		break
+	}
+	if suspect == nil {
+		return nil, nil
+	}
+	return suspect, reason.Errorf(reason.Unvouched, "layer %s was unpacked over a form that was not to be trusted", suspect.Chain)
 }
 
 // doubt returns nil if s may serve the repository of this pull, else why not.

@@ -84,6 +84,20 @@ func TestLayersOfAnotherRepository(t *testing.T) {
 		"this repository attaches another form with the same blobs": {with(func(s *fallback.Standing) { s.Volume, s.Artifact = "volume-1", "" }), func(context.Context) (*negotiate.Plan, error) {
 			return lazyPlan(), nil
 		}, "", nil, []string{"vouch volume-1 registry.example/app"}, codes.OK},
+		"a layer that was unpacked over what is replaced": {
+			with(func(s *fallback.Standing) { s.Suspect, s.Repository = true, "registry.example/app" }),
+			ordinary, "", nil,
+			[]string{"materialise"},
+			codes.OK,
+		},
+		"a layer that was unpacked over what is not confirmed": {[]fallback.Standing{
+			{Chain: chains[1], Volume: "volume-2", Suspect: true},
+			{Chain: chains[0], Volume: "volume-2", Repository: "registry.example/other"},
+		}, ordinary, "", nil, []string{"materialise", "materialise"}, codes.OK},
+		"a suspect below what it stands on": {[]fallback.Standing{
+			{Chain: chains[0], Volume: "volume-1", Suspect: true},
+			{Chain: chains[1], Volume: "volume-2", Repository: "registry.example/app"},
+		}, ordinary, "", nil, nil, codes.OK},
 		"another form is attached here": {[]fallback.Standing{foreign}, func(context.Context) (*negotiate.Plan, error) {
 			p := ordinaryPlan(reason.AlreadyPresent, "here")
 			p.Vouched = []digest.Digest{digest.FromString("another")}

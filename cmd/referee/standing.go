@@ -44,7 +44,7 @@ func (n node) Standings(ctx context.Context, chains []digest.Digest) ([]fallback
 			said = word{} // of another version: nobody signed, as far as we know
 		}
 		standings = append(standings, fallback.Standing{
-			Chain: w.Chain, Volume: w.Volume, Repository: w.Repository, Artifact: w.Artifact, Vouchers: w.Vouchers,
+			Chain: w.Chain, Volume: w.Volume, Suspect: w.Suspect, Repository: w.Repository, Artifact: w.Artifact, Vouchers: w.Vouchers,
 			Signer: said.Signer, Proof: said.Proof,
 		})
 	}

@@ -6,8 +6,8 @@
 // the volume (a graft), and for the chain IDs below it snapshots whose directory
 // is a link to nothing (placeholders), which live only while a pull needs them.
 // It never looks inside a volume, never decides whether an image should be lazy,
-// and changes no snapshot it did not make, but for a label on those of containers
-// that run while a graft under them is replaced.
+// and changes no snapshot it did not make, but for a label on those above a graft
+// that is replaced, and what the caller mends in them.
 //
 // The life of one graft:
 //
@@ -16,6 +16,7 @@
 //	…the pull is forwarded to containerd…
 //	pull.End(ctx)                                        // placeholders and lease go
 //	grafter.Replace(ctx, chain, fill)                    // a plain directory takes its place
+//	grafter.Clear(ctx, above, mend)                      // what was unpacked over it is mended
 //
 // Why each step is as it is:
 //
@@ -32,6 +33,9 @@
 //     are labelled after the exchange, so that none can be missed, and before the
 //     chain stops being labelled as a graft, so that a crash loses none. What is
 //     half done shows: N/fs is a directory and N/plain/tree the link it was.
+//   - containerd gives directories that a layer only implies the metadata that they
+//     have below, and keeps it. So what was unpacked over a graft is suspect once
+//     that was replaced, until it has been mended, and is labelled with the readers.
 //   - What was made is remembered in labels of containerd's own metadata, so that
 //     it can neither be lost nor outlive it.
 //

@@ -34,6 +34,9 @@ const (
 	labelPlaceholder = "referee-cri.github.io/placeholder" // "true": a link to nothing
 	// A plain directory that replaced a graft: the ID of the volume it stood on.
 	labelMaterialised = "referee-cri.github.io/materialised"
+	// Unpacked by containerd over a graft that has been replaced since: the ID of
+	// the volume that stood there. What directories it has from there is not known.
+	labelSuspect = "referee-cri.github.io/suspect"
 	// A container's own snapshot, perhaps mounted over a graft that has been
 	// replaced since: <the volume's ID>@<boot ID>.
 	labelReads = "referee-cri.github.io/reads"

@@ -39,58 +39,67 @@ func (g *Grafter) Wanted(ctx context.Context) ([]string, error) {
 	return volumes, nil
 }
 
-// markReaders labels the snapshots that may be mounted over the graft: all that
-// descend from it and are not committed. Called after the exchange it cannot miss
-// one; those few that came since are kept in mind for nothing. A label of
-// containerd's is the right memory: it is durable and goes with the container.
-func (g *Grafter) markReaders(ctx context.Context, graft Graft) (int, error) {
+// markAbove labels all that descends from the graft. What is not committed may be
+// mounted: called after the exchange it cannot miss one, and those few that came
+// since are kept in mind for nothing. What is committed was unpacked over the graft.
+// A label of containerd's is the right memory: it is durable and goes with what it
+// is about.
+func (g *Grafter) markAbove(ctx context.Context, graft Graft) (readers int, err error) {
 	boot, err := g.bootID()
 	if err != nil {
 		return 0, err
 	}
-	readers, err := g.readers(ctx, graft.Chain.String())
-	if err != nil {
-		return 0, err
+	mounted, unpacked, err := g.above(ctx, graft.Chain.String())
+	if err == nil {
+		err = g.mark(ctx, mounted, labelReads, graft.Volume+"@"+boot)
 	}
+	if err == nil {
+		err = g.mark(ctx, unpacked, labelSuspect, graft.Volume)
+	}
+	return len(mounted), err
+}
+
+func (g *Grafter) mark(ctx context.Context, keys []string, label, value string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4) // containerd syncs its database each time; it can batch those that come together
-	for _, key := range readers {
+	for _, key := range keys {
 		group.Go(func() error {
-			err := g.label(ctx, key, map[string]string{labelReads: graft.Volume + "@" + boot})
+			err := g.label(ctx, key, map[string]string{label: value})
 			if errdefs.IsNotFound(err) {
-				return nil // the container went
+				return nil // it went
 			}
 			return err
 		})
 	}
-	return len(readers), group.Wait()
+	return group.Wait()
 }
 
-// readers returns the snapshots that descend from chain, directly or not, and
-// may be mounted.
-func (g *Grafter) readers(ctx context.Context, chain string) ([]string, error) {
+// above returns the snapshots that descend from chain, directly or not: those
+// that may be mounted, and those that are committed.
+func (g *Grafter) above(ctx context.Context, chain string) (mounted, committed []string, err error) {
 	children := make(map[string][]snapshots.Info)
-	err := g.snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+	err = g.snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if info.Parent != "" {
 			children[info.Parent] = append(children[info.Parent], info)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
+		return nil, nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	var readers []string
 	for next := []string{chain}; len(next) > 0; {
 		parent := next[0]
 		next = next[1:]
 		for _, child := range children[parent] {
-			if child.Kind != snapshots.KindCommitted {
-				readers = append(readers, child.Name)
+			if child.Kind == snapshots.KindCommitted {
+				committed = append(committed, child.Name)
+			} else {
+				mounted = append(mounted, child.Name)
 			}
 			next = append(next, child.Name)
 		}
 	}
-	return readers, nil
+	return mounted, committed, nil
 }
 
 // bootID is the kernel's name for the time since it was started.

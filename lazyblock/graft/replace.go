@@ -150,7 +150,7 @@ func (g *Grafter) finish(ctx context.Context, graft Graft) error {
 	if err := errors.Join(syncDir(where.plain()), syncDir(where.dir)); err != nil {
 		return fmt.Errorf("finish replacing %s: %w", graft.Chain, err)
 	}
-	readers, err := g.markReaders(ctx, graft)
+	readers, err := g.markAbove(ctx, graft)
 	if err == nil {
 		err = g.label(ctx, graft.Chain.String(), map[string]string{labelVolume: "", labelMaterialised: graft.Volume})
 	}

@@ -100,7 +100,7 @@ func TestReplaceThatCrashed(t *testing.T) {
 		{"filled", func(t *testing.T, graft Graft) error { return fillPlain(t.Context(), place{graft.Directory}.tree()) }, (*bed).expectGraft},
 		{"exchanged", func(_ *testing.T, graft Graft) error { return place{graft.Directory}.swap() }, (*bed).expectPlain},
 		{"readers marked", func(t *testing.T, graft Graft) error {
-			_, err := b.markReaders(b.context(t.Context()), graft)
+			_, err := b.markAbove(b.context(t.Context()), graft)
 			return err
 		}, (*bed).expectPlain},
 		{"labelled", func(t *testing.T, graft Graft) error {

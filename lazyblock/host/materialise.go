@@ -13,6 +13,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/materialise"
 )
 
@@ -24,7 +25,8 @@ type Original struct {
 }
 
 // Materialise puts the verified content of the image's original layers under
-// chain, one of the image's chain IDs, in place of the graft. It takes as long as
+// chain, one of the image's chain IDs, in place of the graft; of a suspect it mends
+// what it has from there, for which the chains below must have been seen to. It takes as long as
 // fetching and unpacking them does, or until ctx ends. Of several calls for one
 // chain the later wait for the earlier; where there is plain content already
 // nothing is fetched. progress may be nil. After an error the graft is as before.
@@ -41,14 +43,20 @@ func (h *Host) Materialise(ctx context.Context, chain digest.Digest, image Origi
 		return fmt.Errorf("materialise %s: %w", chain, err)
 	}
 	begin, fetched := time.Now(), int64(0)
+	opts := materialise.Options{Log: h.log, Progress: func(p materialise.Progress) {
+		fetched = p.Fetched
+		if progress != nil {
+			progress(p)
+		}
+	}}
 	err = h.grafter.Replace(ctx, chain, func(ctx context.Context, dir string) error {
-		return materialise.Layers(ctx, dir, layers, repository, materialise.Options{Log: h.log, Progress: func(p materialise.Progress) {
-			fetched = p.Fetched
-			if progress != nil {
-				progress(p)
-			}
-		}})
+		return materialise.Layers(ctx, dir, layers, repository, opts)
 	})
+	if err == nil {
+		err = h.grafter.Clear(ctx, chain, func(ctx context.Context, layer graft.Layer) error {
+			return materialise.Directories(ctx, materialise.Unpacked(layer), layers[len(layers)-1], repository, opts)
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("materialise %s: %w", chain, err)
 	}

@@ -14,6 +14,9 @@ import (
 type Standing struct {
 	Chain  digest.Digest
 	Volume string
+	// Suspect: it was unpacked from its layer, but over the volume, before that was
+	// replaced. Nobody's word is known for such a chain.
+	Suspect bool
 	// Repository is where the volume came from, Artifact the form it holds, Vouchers
 	// the further repositories that attach it to an image with this chain, Word what
 	// the caller gave for it. All are empty where nobody's word is known: the record
@@ -24,9 +27,10 @@ type Standing struct {
 	Word       json.RawMessage
 }
 
-// Words returns, for each of chains that is a graft, on whose word it stands.
+// Words returns, for each of chains that is a graft or suspect, on whose word it
+// stands.
 func (h *Host) Words(ctx context.Context, chains []digest.Digest) ([]Standing, error) {
-	grafts, err := h.grafter.Grafts(ctx)
+	grafts, suspects, err := h.grafter.Standing(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -34,6 +38,11 @@ func (h *Host) Words(ctx context.Context, chains []digest.Digest) ([]Standing, e
 	for _, graft := range grafts {
 		if slices.Contains(chains, graft.Chain) {
 			standings = append(standings, h.standing(graft.Chain, graft.Volume))
+		}
+	}
+	for _, suspect := range suspects {
+		if slices.Contains(chains, suspect.Chain) {
+			standings = append(standings, Standing{Chain: suspect.Chain, Volume: suspect.Volume, Suspect: true})
 		}
 	}
 	return standings, nil

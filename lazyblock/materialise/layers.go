@@ -86,21 +86,9 @@ func Layers(ctx context.Context, dir string, layers []Layer, src Source, opts Op
 		blobs: dir + ".blobs", uppers: dir + ".layers",
 		room: room{dir: filepath.Dir(dir), reserve: opts.Reserve},
 	}
-	w.progress.Layers = len(layers)
-	for _, layer := range layers {
-		w.progress.Total += layer.Size // no overflow: see check
-	}
-	if err := w.room.need(w.progress.Total); err != nil {
-		return err
-	}
 	defer func() {
 		err = errors.Join(noRoom(err), w.clean(err != nil))
 	}()
-	for _, scratch := range []string{w.blobs, w.uppers} {
-		if err := os.Mkdir(scratch, 0o700); err != nil {
-			return fmt.Errorf("make scratch directory: %w", err)
-		}
-	}
 	if err := w.unpackAll(ctx); err != nil {
 		return err
 	}
@@ -150,10 +138,11 @@ func isLayer(mediaType string) bool {
 
 // work is one call of Layers.
 type work struct {
-	layers []Layer
-	src    Source
-	opts   Options
-	room   room
+	layers  []Layer
+	parents []string // directories that they lie over, the highest first
+	src     Source
+	opts    Options
+	room    room
 
 	tree   string // the result
 	blobs  string // holds what is fetched
@@ -177,6 +166,18 @@ func (w *work) clean(everything bool) error {
 
 // unpackAll fetches all layers and unpacks each once those below it are.
 func (w *work) unpackAll(ctx context.Context) error {
+	w.progress.Layers = len(w.layers)
+	for _, layer := range w.layers {
+		w.progress.Total += layer.Size // no overflow: see check
+	}
+	if err := w.room.need(w.progress.Total); err != nil {
+		return err
+	}
+	for _, scratch := range []string{w.blobs, w.uppers} {
+		if err := os.Mkdir(scratch, 0o700); err != nil {
+			return fmt.Errorf("make scratch directory: %w", err)
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	slots := make(chan struct{}, fetchAhead)
 	fetched := make([]chan struct{}, len(w.layers))

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
@@ -52,15 +53,16 @@ func (w *work) unpack(ctx context.Context, i int) error {
 // metadata of directories that they only imply in those below.
 func (w *work) apply(ctx context.Context, i int, plain *plainBytes) error {
 	upper := w.upper(i)
-	if err := makeDir(upper, 0o755); err != nil { // as the snapshotter's own
+	parents := make([]string, 0, i+len(w.parents))
+	for below := i - 1; below >= 0; below-- {
+		parents = append(parents, w.upper(below))
+	}
+	parents = append(parents, w.parents...)
+	if err := makeUpper(upper, parents); err != nil {
 		return err
 	}
 	var opts []archive.ApplyOpt
-	if i > 0 {
-		parents := make([]string, 0, i)
-		for below := i - 1; below >= 0; below-- {
-			parents = append(parents, w.upper(below))
-		}
+	if len(parents) > 0 {
 		opts = append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithParents(parents))
 	}
 	_, err := archive.Apply(silent(ctx), upper, plain, opts...)
@@ -74,10 +76,21 @@ func (w *work) apply(ctx context.Context, i int, plain *plainBytes) error {
 	}
 }
 
-// makeDir makes a directory with exactly that mode.
-func makeDir(path string, mode os.FileMode) error {
+// makeUpper makes a layer's directory as the snapshotter does: with the owner of
+// the next one below (containerd 2.4 plugins/snapshots/overlay).
+func makeUpper(path string, parents []string) error {
+	const mode = 0o755
 	if err := os.Mkdir(path, mode); err != nil {
 		return err
+	}
+	if len(parents) > 0 {
+		var below unix.Stat_t
+		if err := unix.Lstat(parents[0], &below); err != nil {
+			return &os.PathError{Op: "lstat", Path: parents[0], Err: err}
+		}
+		if err := os.Lchown(path, int(below.Uid), int(below.Gid)); err != nil {
+			return err
+		}
 	}
 	return os.Chmod(path, mode) // Mkdir obeys the umask
 }
