@@ -110,6 +110,9 @@ func (s *Server) sorted() []*file {
 }
 
 // notifyInvalidEntry sends FUSE_NOTIFY_INVAL_ENTRY (code 3) for a name in the root.
+// The kernel makes the write wait for the directory's lock, which whoever looks a
+// name up holds until it is answered. So this must not keep answers from being
+// written: os.File lets one Write through at a time, past it any number go.
 func (s *Server) notifyInvalidEntry(name string) error {
 	message := make([]byte, outHeaderSize, outHeaderSize+16+len(name)+1)
 	message = native.AppendUint64(message, rootNode)
@@ -118,8 +121,13 @@ func (s *Server) notifyInvalidEntry(name string) error {
 	message = append(append(message, name...), 0)
 	native.PutUint32(message, uint32(len(message)))
 	native.PutUint32(message[4:], 3)
-	_, err := s.conn.Write(message)
-	return err
+	conn, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = conn.Control(func(fd uintptr) { _, sent = unix.Write(int(fd), message) })
+	return errors.Join(err, sent)
 }
 
 func (f *file) attributes() attributes {
