@@ -1,9 +1,11 @@
 package e2e_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +85,7 @@ func (b *bed) cyclePower(t *testing.T) {
 	t.Helper()
 	b.end(t, b.referee.Kill)
 	b.end(t, b.Kill)
+	b.killContainers(t)
 	unmountBelow(t, b.Dir())
 	for _, dir := range []string{b.State(), filepath.Join(b.Dir(), "referee-state"), filepath.Join(b.Dir(), "referee")} {
 		if err := os.RemoveAll(dir); err != nil {
@@ -91,6 +94,59 @@ func (b *bed) cyclePower(t *testing.T) {
 	}
 	if err := b.Resume(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// killContainers ends what runs in containers, and takes away what runc keeps of
+// them outside the node's folder.
+func (b *bed) killContainers(t *testing.T) {
+	t.Helper()
+	bundles, err := filepath.Glob(filepath.Join(b.State(), "io.containerd.runtime.v2.task", "k8s.io", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bundle := range bundles {
+		id := filepath.Base(bundle)
+		text, err := os.ReadFile(filepath.Join(bundle, "init.pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(string(text))
+		if err != nil || pid < 2 {
+			t.Fatalf("container %s has process %q: %v", id, text, err)
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			t.Error(err)
+		}
+		b.awaitEnd(t, pid)
+		for _, pattern := range []string{"/sys/fs/cgroup/*/k8s.io/" + id, "/sys/fs/cgroup/k8s.io/" + id} {
+			groups, err := filepath.Glob(pattern)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, group := range groups {
+				if err := os.Remove(group); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if err := os.RemoveAll("/run/containerd/runc/k8s.io/" + id); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// awaitEnd waits until a killed process is gone.
+func (*bed) awaitEnd(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) == nil; {
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d survives SIGKILL", pid)
+		}
+		select {
+		case <-t.Context().Done():
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 
