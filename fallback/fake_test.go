@@ -42,8 +42,9 @@ type world struct {
 	asked   []fallback.Pull
 	looked  []string
 	shields [][]digest.Digest
-	held    int // releases owed
-	most    int // attached at the same time
+	held    int           // releases owed
+	most    int           // attached at the same time
+	target  digest.Digest // that containerd's record names
 }
 
 func (w *world) called(name string) {
@@ -136,11 +137,32 @@ func (w *world) Vouch(_ context.Context, volume, repository string) error {
 	return nil
 }
 
-func (w *world) Original(ctx context.Context, _ string) (*negotiate.Image, error) {
+func (w *world) Originals(ctx context.Context, _ string) ([]*negotiate.Image, error) {
 	if w.image == nil {
 		return nil, nil
 	}
-	return w.image(ctx)
+	image, err := w.image(ctx)
+	if image == nil || err != nil {
+		return nil, err
+	}
+	return []*negotiate.Image{image}, nil
+}
+
+// Target is what the record names: nothing until somebody sets it.
+func (w *world) Target(context.Context, string) (digest.Digest, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.target, nil
+}
+
+func (w *world) Forget(_ context.Context, reference string, target digest.Digest) error {
+	w.called("forget " + reference)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.target == target {
+		w.target = ""
+	}
+	return nil
 }
 
 // Materialise takes the graft away, as the node does.
@@ -217,7 +239,9 @@ func newNode(t *testing.T, w *world, options fallback.Options) *node {
 		t.Fatal(err)
 	}
 	core, log := observer.New(zap.InfoLevel)
-	return &node{w, fallback.New(w, w, journal, zap.New(core), options), journal, log}
+	guard := fallback.New(w, w, journal, zap.New(core), options)
+	t.Cleanup(func() { _ = guard.Close(context.Background()) }) // late looks end
+	return &node{w, guard, journal, log}
 }
 
 // prepare is Guard.Prepare of a pull that is not refused.

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/negotiate"
 )
 
@@ -49,9 +50,16 @@ type Node interface {
 	Standings(ctx context.Context, chains []digest.Digest) ([]Standing, error)
 	// Vouch notes durably that repository confirms what a volume holds.
 	Vouch(ctx context.Context, volume, repository string) error
-	// Original returns the image that containerd holds under a reference with its
-	// layers, diff IDs and chain IDs; nil if it holds none.
-	Original(ctx context.Context, reference string) (*negotiate.Image, error)
+	// Target returns the digest that containerd's image record names, "" where it
+	// has no such record.
+	Target(ctx context.Context, reference string) (digest.Digest, error)
+	// Originals returns the images that containerd may have unpacked under a
+	// reference, with their layers, diff IDs and chain IDs: this platform's, or all
+	// that it holds if there is none; nothing only where it has no such record.
+	Originals(ctx context.Context, reference string) ([]*negotiate.Image, error)
+	// Forget removes the records by which the reference's image is found, as long as
+	// they name target.
+	Forget(ctx context.Context, reference string, target digest.Digest) error
 	// Materialise puts the verified content of the image's original layers, up to
 	// chain, where that chain stood on a volume. It takes as long as ctx lasts.
 	// After an error everything is as before.
@@ -97,6 +105,8 @@ type Guard struct {
 	registries *breakers // by registry host
 	forms      *breakers // by registry host and format
 	steps      sync.WaitGroup
+	closing    chan struct{} // closed by Close
+	close      sync.Once
 }
 
 // New returns a Guard that starts nothing until the first pull.
@@ -116,6 +126,7 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 		disabled:   CompilePatterns(options.Disabled),
 		registries: newBreakers(options.Failures, options.OpenFor, options.Now),
 		forms:      newBreakers(options.Failures, options.OpenFor, options.Now),
+		closing:    make(chan struct{}),
 	}
 }
 
@@ -123,11 +134,16 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 // limits. It fails only where the image would stand on what its repository does
 // not confirm and its original layers cannot be had. confirm is to be called
 // after each forwarded pull that succeeded, before that is told: its error is the
-// pull's. settle is to be called once, after the last forwarded pull has ended,
-// with its error; it journals the pull.
+// pull's, and then the image is not there either. settle is to be called once,
+// after the last forwarded pull has ended, with its error; it journals the pull.
 func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) (confirm func(context.Context) error, settle func(err error), err error) {
 	p := &passage{Guard: g, started: g.limits.Now()}
-	err = p.prepare(ctx, request)
+	if panicked := p.guarded(func() error {
+		err = p.prepare(ctx, request)
+		return nil
+	}); panicked != nil { // an ordinary pull, which confirm looks at as at any other
+		p.entry.Outcome, p.entry.Reason, p.entry.Sentence = Ordinary, reason.Internal, panicked.Error()
+	}
 	p.forwarded = g.limits.Now()
 	return p.confirm, p.settle, err
 }
@@ -138,6 +154,7 @@ func (g *Guard) ImageRemoved(string) { g.node.Removed() }
 // Close waits for steps that outlived their limit, until ctx ends. Prepare must
 // not be called any more.
 func (g *Guard) Close(ctx context.Context) error {
+	g.close.Do(func() { close(g.closing) })
 	done := make(chan struct{})
 	go func() { // ends with the last step; nobody waits for it where a step never ends
 		g.steps.Wait()

@@ -32,8 +32,11 @@ type passage struct {
 
 	// confirm runs for several callers at once: what it writes into entry it
 	// writes under entryMu, everything else only before and after that.
-	entryMu sync.Mutex
-	entry   Entry
+	entryMu   sync.Mutex
+	entry     Entry
+	confirmed bool // a caller was told of its success
+
+	unconfirmed unconfirmed // the note of this pull
 }
 
 // prepare tries the lazy way, and readies the node for whichever way it came to.
@@ -51,14 +54,35 @@ func (p *passage) prepare(ctx context.Context, request *runtime.PullImageRequest
 	case code == reason.None:
 		p.entry.Outcome = Lazy
 	case ctx.Err() != nil: // everybody left: nothing will be forwarded
+		return nil
 	default:
 		p.shield(ctx)
 		if p.plan != nil {
 			// Before the pull can see it; confirm looks again at what came of it.
-			return p.refusal(ctx, p.vouch(ctx, &p.plan.Image))
+			if err := p.vouch(ctx, &p.plan.Image); err != nil && !errors.Is(err, errUnknownStanding) {
+				return p.refusal(ctx, err)
+			}
 		}
 	}
+	p.note(ctx)
 	return nil
+}
+
+// note makes durable that the pull is about to be forwarded. Where that cannot be
+// the pull goes on: only the daemon's death within it would go unnoticed.
+func (p *passage) note(ctx context.Context) {
+	if p.named == nil {
+		return // nothing of ours has a name that cannot be parsed
+	}
+	before, err := step(ctx, p.Guard, "looking at the image record", p.limits.NodeTimeout, func(ctx context.Context) (digest.Digest, error) {
+		return p.node.Target(ctx, p.named.String())
+	}, nil)
+	if err == nil {
+		p.unconfirmed, err = p.journal.openUnconfirmed(p.named.String(), before, p.started)
+	}
+	if err != nil {
+		p.warn("note the pull", err)
+	}
 }
 
 // attempt goes as far as it can and returns nil if the image was attached,
@@ -254,6 +278,7 @@ func (p *passage) settle(pullErr error) {
 	if err != nil {
 		p.warn("let go of the node", err)
 	}
+	p.finish(p.confirmed, pullErr)
 	if pullErr == nil && p.entry.Reason == reason.AlreadyPresent && p.pull.Auth != nil {
 		p.renew()
 	}

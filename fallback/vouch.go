@@ -21,14 +21,17 @@ import (
 // Standing says on whose word a chain stands that was not unpacked from its
 // image's own layers.
 type Standing struct {
-	Chain      digest.Digest
-	Volume     string
-	Suspect    bool          // it was unpacked from its own layer, but over a volume that was replaced since
-	Repository string        // that attached the form; "": nobody knows
-	Artifact   digest.Digest // the form's manifest
-	Vouchers   []string      // further repositories that attach it to the image
-	Signer     *negotiate.Signer
-	Proof      *negotiate.Signature // the signature that says so
+	Chain  digest.Digest
+	Volume string
+	// Materialised: it holds the original content of all layers up to it, and stands
+	// on nothing. Of the rest only Chain is set.
+	Materialised bool
+	Suspect      bool          // it was unpacked from its own layer, but over a volume that was replaced since
+	Repository   string        // that attached the form; "": nobody knows
+	Artifact     digest.Digest // the form's manifest
+	Vouchers     []string      // further repositories that attach it to the image
+	Signer       *negotiate.Signer
+	Proof        *negotiate.Signature // the signature that says so
 }
 
 // confirmTimeout is how long containerd may take to tell what a pulled image
@@ -52,11 +55,24 @@ func (p *passage) confirm(ctx context.Context) error {
 		defer p.entryMu.Unlock()
 		p.entry.Steps.Confirm = max(p.entry.Steps.Confirm, seconds(p.limits.Now().Sub(begin)))
 	}()
-	image, err := step(ctx, p.Guard, "looking at the pulled image", confirmTimeout, func(ctx context.Context) (*negotiate.Image, error) {
-		return p.node.Original(ctx, p.named.String())
-	}, nil)
-	if err == nil && image != nil {
-		err = p.vouch(ctx, image)
+	pulled, err := p.pulled(ctx)
+	for _, image := range pulled {
+		if err == nil {
+			err = p.vouch(ctx, image)
+		}
+	}
+	if err == nil {
+		p.entryMu.Lock()
+		defer p.entryMu.Unlock()
+		p.confirmed = true
+		return nil
+	}
+	if ctx.Err() == nil { // else settle looks again, for everybody
+		target, lookErr := p.brought(ctx)
+		if target != "" {
+			lookErr = p.forget(ctx, target, err)
+		}
+		err = errors.Join(err, lookErr)
 	}
 	return p.refusal(ctx, err)
 }
@@ -77,15 +93,9 @@ func (p *passage) refusal(ctx context.Context, err error) error {
 // vouch makes sure that what image stands on may serve its repository.
 func (p *passage) vouch(ctx context.Context, image *negotiate.Image) error {
 	for range len(image.ChainIDs) + 1 { // replacing one may make those above it suspect
-		standings, err := step(ctx, p.Guard, "looking for grafts", confirmTimeout, func(ctx context.Context) ([]Standing, error) {
-			return p.node.Standings(ctx, image.ChainIDs)
-		}, nil)
-		if err != nil {
-			return fmt.Errorf("find out what the image stands on: %w", err)
-		}
-		s, why := p.unfit(ctx, standings, image.ChainIDs)
+		s, why := p.stands(ctx, image)
 		if s == nil {
-			return nil
+			return why
 		}
 		if err := p.materialise(ctx, image, s, why); err != nil {
 			return err
@@ -94,9 +104,25 @@ func (p *passage) vouch(ctx context.Context, image *negotiate.Image) error {
 	return reason.Errorf(reason.Unvouched, "the image's layers are replaced again and again")
 }
 
+// errUnknownStanding says that containerd did not tell what an image stands on.
+var errUnknownStanding = errors.New("find out what the image stands on")
+
+// stands returns the lowest of what image stands on that must not serve it, and
+// why; nothing if there is none, an error alone where nobody knows.
+func (p *passage) stands(ctx context.Context, image *negotiate.Image) (*Standing, error) {
+	standings, err := step(ctx, p.Guard, "looking for grafts", confirmTimeout, func(ctx context.Context) ([]Standing, error) {
+		return p.node.Standings(ctx, image.ChainIDs)
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnknownStanding, err)
+	}
+	return p.unfit(ctx, standings, image.ChainIDs)
+}
+
 // unfit returns the lowest of what an image with these chains stands on that must
 // not serve it, and why; nil if there is none. A chain that stands on a volume has
-// no parent: nothing below the highest is looked at.
+// no parent, and neither has one that was materialised: nothing below the highest
+// of them is looked at.
 func (p *passage) unfit(ctx context.Context, standings []Standing, chains []digest.Digest) (*Standing, error) {
 	var suspect *Standing // the lowest above the highest graft
 	for _, chain := range slices.Backward(chains) {
@@ -105,6 +131,9 @@ func (p *passage) unfit(ctx context.Context, standings []Standing, chains []dige
 			continue
 		}
 		s := &standings[i]
+		if s.Materialised {
+			break
+		}
 		if s.Suspect {
 			suspect = s
 			continue
@@ -127,7 +156,15 @@ func (p *passage) unfit(ctx context.Context, standings []Standing, chains []dige
 // registry.
 func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	repository := reference.TrimNamed(p.named).Name()
+	rules := p.limits.Rules(repository)
 	if s.Repository == repository {
+		if !rules.RequireSignature {
+			return nil
+		}
+		// The policy may have become stricter since it was attached.
+		if err := rules.StillVouched(ctx, repository, s.Signer, s.Proof); err != nil {
+			return reason.Errorf(reason.Unvouched, "layer %s was attached by %s, whose policy wants a signature now: %w", s.Chain, repository, err)
+		}
 		return nil
 	}
 	if registry.HostOf(s.Repository) != registry.HostOf(repository) {
@@ -146,7 +183,7 @@ func (p *passage) doubt(ctx context.Context, s *Standing) error {
 		}
 		return nil
 	}
-	err := p.limits.Rules(repository).StillVouched(ctx, repository, s.Signer, s.Proof)
+	err := rules.StillVouched(ctx, repository, s.Signer, s.Proof)
 	if err == nil {
 		return nil
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/referee-cri/referee/criimage"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/keeper"
+	"github.com/referee-cri/referee/internal/pause"
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/graft"
@@ -32,6 +33,12 @@ const snapshotter = "overlayfs"
 
 // shutdownTimeout is how long pulls in flight may go on after SIGTERM.
 const shutdownTimeout = 10 * time.Second
+
+// How long the socket waits for containerd to tell about unconfirmed pulls.
+const (
+	recoverTimeout = 10 * time.Second
+	recoverPause   = 250 * time.Millisecond
+)
 
 func serveCommand(load func() (*configs.Config, error)) *cobra.Command {
 	return &cobra.Command{
@@ -72,6 +79,9 @@ func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
 	// dangling. containerd may not be there yet; the loop goes on trying.
 	if err := d.host.Restore(ctx); err != nil {
 		log.Warn("node not restored yet", zap.Error(err))
+	}
+	if err := d.recoverPulls(ctx); err != nil {
+		log.Error("images may be there that a former process did not live to confirm", zap.Error(err))
 	}
 	loop := make(chan struct{})
 	loopCtx, stopLoop := context.WithCancel(ctx)
@@ -170,6 +180,19 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	}
 	d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Log: log})
 	return d, err
+}
+
+// recoverPulls has the guard look at pulls that a former process left before
+// anybody can ask for their images. containerd may still be starting.
+func (d *daemonParts) recoverPulls(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	for {
+		err := d.guard.Recover(ctx)
+		if err == nil || pause.For(ctx, recoverPause) != nil {
+			return err
+		}
+	}
 }
 
 // close releases what newDaemon made, in the opposite order, also when ctx has

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/lazyblock/host"
@@ -44,7 +43,7 @@ func (n node) Standings(ctx context.Context, chains []digest.Digest) ([]fallback
 			said = word{} // of another version: nobody signed, as far as we know
 		}
 		standings = append(standings, fallback.Standing{
-			Chain: w.Chain, Volume: w.Volume, Suspect: w.Suspect, Repository: w.Repository, Artifact: w.Artifact, Vouchers: w.Vouchers,
+			Chain: w.Chain, Volume: w.Volume, Suspect: w.Suspect, Materialised: w.Materialised, Repository: w.Repository, Artifact: w.Artifact, Vouchers: w.Vouchers,
 			Signer: said.Signer, Proof: said.Proof,
 		})
 	}
@@ -55,15 +54,26 @@ func (n node) Vouch(ctx context.Context, volume, repository string) error {
 	return n.host.Vouch(ctx, volume, repository, nil)
 }
 
-func (n node) Original(ctx context.Context, reference string) (*negotiate.Image, error) {
-	original, err := n.host.Original(ctx, reference)
-	if original == nil || err != nil {
+func (n node) Target(ctx context.Context, reference string) (digest.Digest, error) {
+	return n.host.Target(ctx, reference)
+}
+
+func (n node) Forget(ctx context.Context, reference string, target digest.Digest) error {
+	return n.host.Forget(ctx, reference, target)
+}
+
+func (n node) Originals(ctx context.Context, reference string) ([]*negotiate.Image, error) {
+	originals, err := n.host.Originals(ctx, reference)
+	if err != nil {
 		return nil, err
 	}
-	return &negotiate.Image{
-		Reference: reference, Repository: original.Repository, Layers: original.Layers, DiffIDs: original.DiffIDs,
-		ChainIDs: identity.ChainIDs(append([]digest.Digest{}, original.DiffIDs...)), // works in place
-	}, nil
+	images := make([]*negotiate.Image, len(originals))
+	for i, original := range originals {
+		images[i] = &negotiate.Image{
+			Reference: reference, Repository: original.Repository, Layers: original.Layers, DiffIDs: original.DiffIDs, ChainIDs: original.ChainIDs(),
+		}
+	}
+	return images, nil
 }
 
 func (n node) Materialise(ctx context.Context, pull fallback.Pull, image *negotiate.Image, chain digest.Digest) error {

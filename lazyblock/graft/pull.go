@@ -182,17 +182,22 @@ func (p *Pull) Leased(ctx context.Context, f func(context.Context) error) error 
 }
 
 // Graft commits the top chain as a link to the volume, which must be mounted at
-// <VolumesDir>/<volume>/root. If another pull of the same image was faster, that
-// one's graft stands and Graft succeeds.
+// <VolumesDir>/<volume>/root. If another pull was faster it fails with ErrPresent:
+// what stands there may have been attached on somebody else's word.
 func (p *Pull) Graft(ctx context.Context, volume string) error {
 	ctx, err := p.leased(ctx)
 	if err != nil {
 		return reason.Wrap(reason.GraftFailed, err)
 	}
-	if err := p.g.graft(ctx, p.top(), volume); err != nil {
+	err = p.g.graft(ctx, p.top(), volume)
+	switch {
+	case err == nil:
+		return nil
+	case errdefs.IsAlreadyExists(err):
+		return reason.Wrap(reason.AlreadyPresent, ErrPresent)
+	default:
 		return reason.Wrap(reason.GraftFailed, fmt.Errorf("graft %s: %w", p.top(), err))
 	}
-	return nil
 }
 
 // End takes away what only this pull needed. It must be called once the
@@ -263,11 +268,7 @@ func (g *Grafter) graft(ctx context.Context, chain digest.Digest, volume string)
 	if err == nil {
 		return nil
 	}
-	discardErr := g.discard(ctx, key, where)
-	if errdefs.IsAlreadyExists(err) {
-		return discardErr
-	}
-	return errors.Join(err, discardErr)
+	return errors.Join(err, g.discard(ctx, key, where))
 }
 
 // bindFresh binds the volume and exchanges the link, and keeps Reconcile from

@@ -25,21 +25,24 @@ type Layer struct {
 }
 
 // Standing lists what does not hold what containerd unpacked from an image's own
-// layers alone: grafts, and the suspects that were unpacked over one which has
-// been replaced since.
-func (g *Grafter) Standing(ctx context.Context) (grafts, suspects []Graft, err error) {
+// layers alone: grafts, the suspects that were unpacked over one which has been
+// replaced since, and those that were replaced.
+func (g *Grafter) Standing(ctx context.Context) (grafts, suspects, materialised []Graft, err error) {
 	err = g.snapshots.Walk(g.context(ctx), func(_ context.Context, info snapshots.Info) error {
-		if info.Labels[labelVolume] != "" {
+		switch {
+		case info.Labels[labelVolume] != "":
 			grafts = append(grafts, graftOf(info, labelVolume))
-		} else {
+		case info.Labels[labelSuspect] != "":
 			suspects = append(suspects, graftOf(info, labelSuspect))
+		default:
+			materialised = append(materialised, graftOf(info, labelMaterialised))
 		}
 		return nil
-	}, fmt.Sprintf("labels.%q", labelVolume), fmt.Sprintf("labels.%q", labelSuspect))
+	}, fmt.Sprintf("labels.%q", labelVolume), fmt.Sprintf("labels.%q", labelSuspect), fmt.Sprintf("labels.%q", labelMaterialised))
 	if err != nil {
-		return nil, nil, fmt.Errorf("list grafts: %w", err)
+		return nil, nil, nil, fmt.Errorf("list grafts: %w", err)
 	}
-	return grafts, suspects, nil
+	return grafts, suspects, materialised, nil
 }
 
 // Clear has mend make a suspect's directory what it should be over those below,

@@ -101,7 +101,7 @@ func (b *bed) unpack(t *testing.T, name, parent string) {
 
 func (b *bed) expectStanding(t *testing.T, grafts, suspects []string) {
 	t.Helper()
-	gotGrafts, gotSuspects, err := b.Standing(t.Context())
+	gotGrafts, gotSuspects, _, err := b.Standing(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

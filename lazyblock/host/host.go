@@ -24,7 +24,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -138,12 +137,10 @@ func (h *Host) Original(ctx context.Context, ref string) (*Original, error) {
 }
 
 func (h *Host) original(ctx context.Context, ref string) (*Original, error) {
-	response, err := h.images.Get(ctx, &imagesapi.GetImageRequest{Name: ref})
+	descriptor, err := h.target(ctx, ref)
 	if err != nil {
-		return nil, errgrpc.ToNative(err)
+		return nil, err
 	}
-	target := response.GetImage().GetTarget()
-	descriptor := ocispec.Descriptor{MediaType: target.GetMediaType(), Digest: digest.Digest(target.GetDigest()), Size: target.GetSize()}
 	manifest, err := images.Manifest(ctx, h.content, descriptor, platforms.Default())
 	if err != nil {
 		return nil, err
@@ -171,7 +168,7 @@ func (h *Host) Shield(ctx context.Context, chains []digest.Digest) (release func
 
 // Attach mounts the image's volume and grafts it. release must be called after
 // the forwarded pull. It fails with reason.AlreadyPresent if containerd has the
-// image's content already, under whatever name.
+// image's content already, under whatever name, or another pull was faster.
 func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentials) (release func(), report Report, err error) {
 	if !h.volumes.CanOpen(image.Volume.Format) {
 		return nil, report, reason.Errorf(reason.NotAttachable, "no reader for format %q", image.Volume.Format)

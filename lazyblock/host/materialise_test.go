@@ -66,8 +66,8 @@ func TestMaterialiseUnderARunningContainer(t *testing.T) {
 		t.Error("a container lost its volume")
 	}
 	expectTree(t, before, converterDiffers...) // all of it, read from the volume now
-	if standings, err := b.Words(t.Context(), image.ChainIDs()); err != nil || len(standings) != 0 {
-		t.Errorf("plain content stands on %+v, %v", standings, err)
+	if standings, err := b.Words(t.Context(), image.ChainIDs()); err != nil || len(standings) != 1 || !standings[0].Materialised {
+		t.Errorf("plain content is %+v, %v", standings, err)
 	}
 	stop()
 	b.reconcileUntil(t, b.volumes.Empty)

@@ -17,6 +17,9 @@ type Standing struct {
 	// Suspect: it was unpacked from its layer, but over the volume, before that was
 	// replaced. Nobody's word is known for such a chain.
 	Suspect bool
+	// Materialised: it was a volume and is the plain content of all layers up to it
+	// now. Of the rest only Chain is set.
+	Materialised bool
 	// Repository is where the volume came from, Artifact the form it holds, Vouchers
 	// the further repositories that attach it to an image with this chain, Word what
 	// the caller gave for it. All are empty where nobody's word is known: the record
@@ -27,10 +30,10 @@ type Standing struct {
 	Word       json.RawMessage
 }
 
-// Words returns, for each of chains that is a graft or suspect, on whose word it
-// stands.
+// Words returns, for each of chains that is, was or stood on a graft, on whose word
+// it stands.
 func (h *Host) Words(ctx context.Context, chains []digest.Digest) ([]Standing, error) {
-	grafts, suspects, err := h.grafter.Standing(ctx)
+	grafts, suspects, materialised, err := h.grafter.Standing(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +46,11 @@ func (h *Host) Words(ctx context.Context, chains []digest.Digest) ([]Standing, e
 	for _, suspect := range suspects {
 		if slices.Contains(chains, suspect.Chain) {
 			standings = append(standings, Standing{Chain: suspect.Chain, Volume: suspect.Volume, Suspect: true})
+		}
+	}
+	for _, plain := range materialised {
+		if slices.Contains(chains, plain.Chain) {
+			standings = append(standings, Standing{Chain: plain.Chain, Materialised: true})
 		}
 	}
 	return standings, nil
