@@ -147,7 +147,7 @@ func (s *scene) killMeanwhile(t *testing.T, victim string, layer digest.Digest, 
 	asked := make(chan struct{})
 	once := sync.OnceFunc(func() { close(asked) })
 	repair := s.registry.Inject(regtest.Fault{Hang: after == 0, Match: func(r *http.Request) bool {
-		found := r.URL.Path == "/v2/victim/blobs/"+layer.String()
+		found := r.URL.Path == "/v2/victim/blobs/"+layer.String() && refereeAsks(r)
 		if found {
 			once()
 		}
@@ -173,6 +173,9 @@ func (s *scene) killMeanwhile(t *testing.T, victim string, layer digest.Digest, 
 		t.Logf("the pull was over %v after it asked for the layer", after)
 	}
 }
+
+// refereeAsks tells our requests from containerd's.
+func refereeAsks(r *http.Request) bool { return strings.HasPrefix(r.UserAgent(), "referee/") }
 
 // expectOneOf compares the whole tree of a new container with both that it may be.
 func (s *scene) expectOneOf(t *testing.T, ref, own string) string {
