@@ -50,13 +50,17 @@ func TestWithdrawn(t *testing.T) {
 			t.Errorf("pull: %v, want %s", err, codes.DeadlineExceeded)
 		}
 		// The caller's call ended before the daemon's part of it.
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); ; {
 			here, err := s.lazy.ImageStatus(t.Context(), victim)
 			if err == nil && here == nil {
 				break
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("the image stays: %v, %v", here, err)
+			}
+			select {
+			case <-t.Context().Done():
+			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	})

@@ -318,6 +318,9 @@ func (p *passage) settled() Entry {
 	if len(p.entry.Materialised) > 0 { // what it stood on may serve no longer
 		kept.Materialised, kept.Steps.Materialise = p.entry.Materialised, p.entry.Steps.Materialise
 	}
+	if len(p.entry.Warnings) > 0 {
+		kept.Warnings = p.entry.Warnings
+	}
 	return kept
 }
 

@@ -156,24 +156,18 @@ func (p *passage) unfit(ctx context.Context, standings []Standing, chains []dige
 // registry.
 func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	repository := reference.TrimNamed(p.named).Name()
-	rules := p.limits.Rules(repository)
-	if s.Repository == repository {
-		if !rules.RequireSignature {
-			return nil
-		}
-		// The policy may have become stricter since it was attached.
-		if err := rules.StillVouched(ctx, repository, s.Signer, s.Proof); err != nil {
-			return reason.Errorf(reason.Unvouched, "layer %s was attached by %s, whose policy wants a signature now: %w", s.Chain, repository, err)
-		}
-		return nil
-	}
 	if registry.HostOf(s.Repository) != registry.HostOf(repository) {
 		return reason.Errorf(reason.Unvouched, "layer %s is read from %s, which cannot speak for %s", s.Chain, origin(s), repository)
 	}
-	if slices.Contains(s.Vouchers, repository) {
+	rules := p.limits.Rules(repository)
+	known := s.Repository == repository || slices.Contains(s.Vouchers, repository)
+	if known && !rules.RequireSignature {
 		return nil
 	}
 	if p.attaches(s) {
+		if known {
+			return nil
+		}
 		// This repository attaches the same form: remember, for images built on it.
 		_, err := step(ctx, p.Guard, "noting a voucher", p.limits.NodeTimeout, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, p.node.Vouch(ctx, s.Volume, repository)
@@ -186,6 +180,9 @@ func (p *passage) doubt(ctx context.Context, s *Standing) error {
 	err := rules.StillVouched(ctx, repository, s.Signer, s.Proof)
 	if err == nil {
 		return nil
+	}
+	if known { // its policy has become stricter since
+		return reason.Errorf(reason.Unvouched, "layer %s stands on a form that %s may not use any more: %w", s.Chain, repository, err)
 	}
 	return reason.Errorf(reason.Unvouched, "layer %s stands on the word of %s, which %s does not confirm: %w", s.Chain, origin(s), repository, err)
 }

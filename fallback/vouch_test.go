@@ -81,6 +81,10 @@ func TestLayersOfAnotherRepository(t *testing.T) {
 			{Chain: chains[0], Volume: "volume-1", Repository: "registry.example/other"},
 			{Chain: chains[len(chains)-1], Volume: "volume-2", Repository: "registry.example/app"},
 		}, ordinary, "", nil, nil, codes.OK},
+		"what it stands on is above, materialised": {[]fallback.Standing{
+			{Chain: chains[0], Volume: "volume-1", Repository: "registry.example/other"},
+			{Chain: chains[len(chains)-1], Materialised: true},
+		}, ordinary, "", nil, nil, codes.OK},
 		"this repository attaches another form with the same blobs": {with(func(s *fallback.Standing) { s.Volume, s.Artifact = "volume-1", "" }), func(context.Context) (*negotiate.Plan, error) {
 			return lazyPlan(), nil
 		}, "", nil, []string{"vouch volume-1 registry.example/app"}, codes.OK},
@@ -202,6 +206,43 @@ func TestConfirmLooksAtWhatWasPulled(t *testing.T) {
 			settle(err)
 			if got := slices.Contains(w.done(), "materialise"); got != tc.want {
 				t.Errorf("materialised: %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestStricterPolicy: what a repository attached before its policy wanted
+// signatures serves it only if the signature kept with it counts.
+func TestStricterPolicy(t *testing.T) {
+	t.Parallel()
+	form := digest.FromString("artifact")
+	own := fallback.Standing{Chain: chains[1], Volume: "volume-1", Repository: "registry.example/app", Artifact: form}
+	voucher := own
+	voucher.Repository, voucher.Vouchers = "registry.example/other", []string{"registry.example/app"}
+	signed := own
+	signed.Signer = &negotiate.Signer{Target: negotiate.Target{Descriptor: ocispec.Descriptor{Digest: form}}}
+	signed.Proof = &negotiate.Signature{Content: []byte("good")}
+	for name, tc := range map[string]struct {
+		stands       fallback.Standing
+		materialised bool
+	}{
+		"unsigned":                          {own, true},
+		"unsigned, of another repository":   {voucher, true},
+		"signed by somebody who is trusted": {signed, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := &world{stands: []fallback.Standing{tc.stands}, plan: func(context.Context) (*negotiate.Plan, error) {
+				return ordinaryPlan(reason.Unsigned, "nobody signed it"), nil
+			}}
+			options := limits()
+			options.Rules = func(string) *negotiate.Rules {
+				return &negotiate.Rules{RequireSignature: true, Verifiers: []negotiate.Verifier{signedBy{"good"}}}
+			}
+			n := newNode(t, w, options)
+			prepare(t.Context(), t, n.guard, request(ref))(nil)
+			if got := slices.Contains(w.done(), "materialise"); got != tc.materialised {
+				t.Errorf("materialised: %t, want %t", got, tc.materialised)
 			}
 		})
 	}
