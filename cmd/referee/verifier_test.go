@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,5 +69,26 @@ func TestImageVerifiers(t *testing.T) {
 	none.Containerd.ImageVerifierDir = ""
 	if verify, err := imageVerifier(none); verify != nil || err != nil {
 		t.Errorf("without a directory: %v", err)
+	}
+}
+
+// TestSlowImageVerifier: who waits for an answer gets one in time to act on it.
+func TestSlowImageVerifier(t *testing.T) {
+	t.Parallel()
+	config := configs.Default()
+	config.Containerd.ImageVerifierDir = t.TempDir()
+	program := filepath.Join(config.Containerd.ImageVerifierDir, "slow")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nexec sleep 60\n"), 0o755); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	verify, err := imageVerifier(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	err = verify(ctx, "registry.example/good:1", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString("top"), Size: 3})
+	if reason.Of(err) != reason.ImageDenied || ctx.Err() != nil {
+		t.Errorf("got %v (%v), want a refusal before the time is over", err, ctx.Err())
 	}
 }
