@@ -176,8 +176,10 @@ func (j *judge) examine(ctx context.Context, e entry, s subject) (*Candidate, er
 	if m, err = j.forPlatform(ctx, m, s); err != nil {
 		return nil, err
 	}
-	if m.Descriptor.Digest != signable[0].Digest {
-		signable = append(signable, m.Descriptor) // in an index, which covers it
+	if m.Descriptor.Digest != signable[0].Digest && m.Subject != nil {
+		// In an index, which covers it. Its own signature counts as well where it says
+		// itself what it belongs to: any index can list what somebody else has signed.
+		signable = append(signable, m.Descriptor)
 	}
 	c, err := j.recognise(ctx, m)
 	if err != nil {

@@ -99,9 +99,10 @@ func (o Original) alternative(marked func(ocispec.Descriptor) bool) (ocispec.Des
 }
 
 // entry is the candidate that an alternative is: whole, and covered by the
-// digest of the index but not by that of the image's own manifest.
+// digest of the index alone: that of the image's own manifest does not cover it,
+// and a signature of it would not say of which image it is a form.
 func (o Original) entry(d ocispec.Descriptor) *Candidate {
-	return &Candidate{Artifact: d, ArtifactType: d.ArtifactType, signable: []ocispec.Descriptor{d}}
+	return &Candidate{Artifact: d, ArtifactType: d.ArtifactType, signable: []ocispec.Descriptor{}}
 }
 
 // countLayers tells how many layers are marked. A form in place needs all of

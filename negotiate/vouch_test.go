@@ -17,10 +17,11 @@ import (
 	"github.com/referee-cri/referee/negotiate"
 )
 
-// attachIndex attaches an accelerated index for amd64 to the image index.
-func attachIndex(t *testing.T, reg *regtest.Registry, index ocispec.Descriptor) (top, manifest ocispec.Descriptor) {
+// attachIndex attaches an accelerated index for amd64 to the image index. Its
+// manifest names subject as its own, if that is not nil.
+func attachIndex(t *testing.T, reg *regtest.Registry, index ocispec.Descriptor, subject *ocispec.Descriptor) (top, manifest ocispec.Descriptor) {
 	t.Helper()
-	mediaType, m := form{artifactType: typeNative, layers: 2}.manifest(t, reg, nil)
+	mediaType, m := form{artifactType: typeNative, layers: 2}.manifest(t, reg, subject)
 	manifest, err := reg.PutJSON("app", "", mediaType, m)
 	if err != nil {
 		t.Fatal(err)
@@ -37,6 +38,33 @@ func attachIndex(t *testing.T, reg *regtest.Registry, index ocispec.Descriptor) 
 	return top, manifest
 }
 
+// TestSignedByItselfForAnyIndex: a publisher's signed manifest that names no subject
+// can be listed in anybody's index, and its signature says nothing of that one.
+func TestSignedByItselfForAnyIndex(t *testing.T) {
+	t.Parallel()
+	for _, kind := range everyKind {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			reg := regtest.New(t, regtest.Options{})
+			index, err := reg.PutIndex("app", "1", putImage(t, reg, "app", "", regtest.ImageSpec{}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			top, manifest := attachIndex(t, reg, index, nil)
+			k := newKey(t)
+			k.attach(t, reg, "app", kind, manifest)
+			policy := wantSignatures(k.store("ours"))
+			if p := plan(t, newNegotiator(t, negotiate.Options{Policy: policy}), reg.Ref("app", "1")); p.Lazy() || p.Reason != reason.Unsigned {
+				t.Errorf("lazy %t, %s: %s", p.Lazy(), p.Reason, p.Detail)
+			}
+			k.attach(t, reg, "app", kind, top)
+			if p := plan(t, newNegotiator(t, negotiate.Options{Policy: policy}), reg.Ref("app", "1")); !p.Lazy() {
+				t.Errorf("signed as a whole: %s: %s", p.Reason, p.Detail)
+			}
+		})
+	}
+}
+
 // TestSignaturesOfEveryKindCount signs, with each kind, everything that covers a form.
 func TestSignaturesOfEveryKindCount(t *testing.T) {
 	t.Parallel()
@@ -45,11 +73,11 @@ func TestSignaturesOfEveryKindCount(t *testing.T) {
 			return form{artifactType: typeNative, layers: 2}.attach(t, reg, "app", img.Descriptor)
 		},
 		"accelerated index": func(t *testing.T, reg *regtest.Registry, index ocispec.Descriptor, _ *regtest.Image) ocispec.Descriptor {
-			top, _ := attachIndex(t, reg, index)
+			top, _ := attachIndex(t, reg, index, nil)
 			return top
 		},
-		"manifest in the accelerated index": func(t *testing.T, reg *regtest.Registry, index ocispec.Descriptor, _ *regtest.Image) ocispec.Descriptor {
-			_, manifest := attachIndex(t, reg, index)
+		"manifest in the accelerated index": func(t *testing.T, reg *regtest.Registry, index ocispec.Descriptor, img *regtest.Image) ocispec.Descriptor {
+			_, manifest := attachIndex(t, reg, index, &img.Descriptor)
 			return manifest
 		},
 		"in place, image's index": func(_ *testing.T, _ *regtest.Registry, index ocispec.Descriptor, _ *regtest.Image) ocispec.Descriptor {
