@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 )
@@ -134,7 +135,11 @@ func (j *judge) fetchAll(ctx context.Context, entries []entry, s subject) []outc
 	g.SetLimit(parallelFetches)
 	for i, e := range entries {
 		g.Go(func() error {
-			c, err := j.examine(ctx, e, s)
+			var c *Candidate
+			err := contain.Panic(j.n.log, "examining an artifact", func() (err error) {
+				c, err = j.examine(ctx, e, s)
+				return err
+			})
 			if err == nil {
 				outcomes[i].candidate = c
 				return nil
@@ -159,7 +164,12 @@ func (j *judge) fetchAll(ctx context.Context, entries []entry, s subject) []outc
 func (j *judge) examine(ctx context.Context, e entry, s subject) (*Candidate, error) {
 	if j.rules.mayWantSignature() {
 		var ahead sync.WaitGroup
-		ahead.Go(func() { j.signaturesOf(ctx, e.descriptor()) }) // remembered
+		ahead.Go(func() {
+			_ = contain.Panic(j.n.log, "looking for signatures", func() error {
+				j.signaturesOf(ctx, e.descriptor()) // remembered
+				return nil
+			})
+		})
 		defer ahead.Wait()
 	}
 	m, err := j.fetch(ctx, e.descriptor())

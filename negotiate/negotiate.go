@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 )
@@ -163,15 +164,22 @@ func (n *Negotiator) complete(ctx context.Context, plan *Plan, j *judge) error {
 	}
 
 	g, gctx := errgroup.WithContext(ctx) // waited for below
-	g.Go(func() error { return loadConfig(gctx, j.repo, &plan.Image) })
+	g.Go(func() error {
+		return contain.Panic(n.log, "reading the image's config", func() error { return loadConfig(gctx, j.repo, &plan.Image) })
+	})
 	var found decision
 	var denied error
-	g.Go(func() error { denied = n.verifyImage(gctx, known.Reference, known.top()); return nil })
+	g.Go(func() error {
+		denied = contain.Panic(n.log, "asking the image verifiers", func() error { return n.verifyImage(gctx, known.Reference, known.top()) })
+		return nil
+	})
 	g.Go(func() error {
 		dctx, cancel := context.WithTimeout(gctx, n.timeout)
 		defer cancel()
-		found = n.decide(dctx, j)
-		return nil
+		return contain.Panic(n.log, "choosing a form", func() error {
+			found = n.decide(dctx, j)
+			return nil
+		})
 	})
 	if err := g.Wait(); err != nil {
 		return err

@@ -9,7 +9,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
 
+	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 )
@@ -65,13 +67,18 @@ func (j *judge) gather(ctx context.Context, d ocispec.Descriptor) gathered {
 	var byTag listing
 	var beside sync.WaitGroup // waited for below
 	if j.accepted(SignatureCosign) {
-		beside.Go(func() { byTag = j.finder.cosignTag(ctx, d.Digest) })
+		beside.Go(func() {
+			_ = contain.Panic(j.n.log, "looking for a signature's tag", func() error {
+				byTag = j.finder.cosignTag(ctx, d.Digest)
+				return nil
+			})
+		})
 	}
 	list := j.attached(ctx, d.Digest)
 	beside.Wait()
 
 	wanted, strange := j.carriers(slices.Concat(byTag.entries, list.entries))
-	carriers, unopened := sideBySide(wanted, func(e entry) (carrier, error) { return j.open(ctx, e, d.Digest) })
+	carriers, unopened := sideBySide(j.n.log, wanted, func(e entry) (carrier, error) { return j.open(ctx, e, d.Digest) })
 	var unread []signatureLayer
 	for _, c := range carriers {
 		if c.kind != "" && !j.accepted(c.kind) {
@@ -81,7 +88,7 @@ func (j *judge) gather(ctx context.Context, d ocispec.Descriptor) gathered {
 		unread = append(unread, c.layers...)
 	}
 	unread = unread[:min(len(unread), maxSignatures)]
-	signatures, unfetched := sideBySide(unread, func(l signatureLayer) (Signature, error) { return j.read(ctx, l) })
+	signatures, unfetched := sideBySide(j.n.log, unread, func(l signatureLayer) (Signature, error) { return j.read(ctx, l) })
 	return gathered{signatures, strange, cmp.Or(list.problem, byTag.problem, unopened, unfetched)}
 }
 
@@ -170,11 +177,16 @@ func (j *judge) read(ctx context.Context, l signatureLayer) (Signature, error) {
 
 // sideBySide calls f for every item, of which there are few, at the same time. It
 // returns what succeeded, in the order of the items, and the first error.
-func sideBySide[T, R any](items []T, f func(T) (R, error)) (done []R, problem error) {
+func sideBySide[T, R any](log *zap.Logger, items []T, f func(T) (R, error)) (done []R, problem error) {
 	results, problems := make([]R, len(items)), make([]error, len(items))
 	var all sync.WaitGroup // waited for below
 	for i, item := range items {
-		all.Go(func() { results[i], problems[i] = f(item) })
+		all.Go(func() {
+			problems[i] = contain.Panic(log, "reading a signature", func() (err error) {
+				results[i], err = f(item)
+				return err
+			})
+		})
 	}
 	all.Wait()
 	for i, err := range problems {

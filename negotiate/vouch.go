@@ -8,7 +8,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
 
+	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 )
 
@@ -56,7 +58,11 @@ func (j *judge) verify(ctx context.Context, d ocispec.Descriptor, signatures []S
 			if !v.Accepts(s.Kind) {
 				continue
 			}
-			signer, err := v.Verify(ctx, target, s)
+			var signer Signer
+			err := contain.Panic(j.log(), "verifying a signature", func() (err error) {
+				signer, err = v.Verify(ctx, target, s)
+				return err
+			})
 			if err == nil {
 				signer.Trust, signer.Kind, signer.Target, signer.Signature = v.Name(), s.Kind, target, s.Artifact.Digest
 				return &signer, &s, nil
@@ -68,6 +74,14 @@ func (j *judge) verify(ctx context.Context, d ocispec.Descriptor, signatures []S
 		}
 	}
 	return nil, nil, refused
+}
+
+// log is where a verifier's defects go; a judge of kept signatures has no negotiator.
+func (j *judge) log() *zap.Logger {
+	if j.n == nil {
+		return zap.NewNop()
+	}
+	return j.n.log
 }
 
 // worse keeps what tells more: a right signature of somebody not trusted rather

@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock/graft"
@@ -191,15 +192,19 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 		}
 		return err
 	}
-	group.Go(func() (err error) {
-		unpin, report.Report, err = h.volumes.Mount(ctx, image.Volume, creds)
-		return fail(err)
+	group.Go(func() error {
+		return fail(contain.Panic(h.log, "mounting a volume", func() (err error) {
+			unpin, report.Report, err = h.volumes.Mount(ctx, image.Volume, creds)
+			return err
+		}))
 	})
-	group.Go(func() (err error) {
-		if pull, err = h.grafter.Begin(ctx, image.Chains); err != nil {
-			return fail(err)
-		}
-		return fail(pull.Leased(ctx, func(ctx context.Context) error { return h.store(ctx, image.Documents) }))
+	group.Go(func() error {
+		return fail(contain.Panic(h.log, "preparing a graft", func() (err error) {
+			if pull, err = h.grafter.Begin(ctx, image.Chains); err != nil {
+				return err
+			}
+			return pull.Leased(ctx, func(ctx context.Context) error { return h.store(ctx, image.Documents) })
+		}))
 	})
 	err = group.Wait()
 	if err == nil {

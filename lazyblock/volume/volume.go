@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/referee-cri/referee/internal/atomicfile"
+	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/attach"
@@ -256,7 +257,7 @@ func (m *Manager) Restore(ctx context.Context, ids []string) error {
 			continue
 		}
 		group.Go(func() error {
-			errs[i] = m.restore(ctx, id)
+			errs[i] = contain.Panic(m.log, "restoring a volume", func() error { return m.restore(ctx, id) })
 			return nil
 		})
 	}
