@@ -58,8 +58,12 @@ func (b *Blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) 
 	return n, end
 }
 
-// Fill fetches what is missing of [off, off+n) without returning it.
-func (b *Blob) Fill(ctx context.Context, off, n int64) error {
+// Prefetch fetches what is missing of [off, off+n) without returning it: those
+// blocks and no more, in requests of at most Options.MaxRequest. A fetch that is
+// under way already is waited for. The context's priority (blob.WithPriority)
+// goes to the origin with it; its end ends the wait, and the fetch unless a reader
+// waits for it too.
+func (b *Blob) Prefetch(ctx context.Context, off, n int64) error {
 	if b.closed.Load() {
 		return b.errorf(off, int(n), os.ErrClosed)
 	}
@@ -68,7 +72,7 @@ func (b *Blob) Fill(ctx context.Context, off, n int64) error {
 	if n <= 0 {
 		return nil
 	}
-	if err := b.file.fill(ctx, off, n); err != nil {
+	if err := b.file.prefetch(ctx, off, n); err != nil {
 		return b.errorf(off, int(n), err)
 	}
 	return nil

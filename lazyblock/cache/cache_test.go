@@ -591,11 +591,11 @@ func TestInvalidatedBlocksAreFetchedAgain(t *testing.T) {
 	}
 }
 
-func TestFillFetchesAhead(t *testing.T) {
+func TestPrefetchFetchesAhead(t *testing.T) {
 	t.Parallel()
 	src := newSource(1, 40*mib)
 	b := openBlob(t, openStore(t, t.TempDir(), Options{}), src)
-	if err := b.Fill(t.Context(), mib, 100*mib); err != nil {
+	if err := b.Prefetch(t.Context(), mib, 100*mib); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.Cached(); got != 39*mib {
@@ -665,7 +665,7 @@ func TestManyReaders(t *testing.T) {
 					case 0:
 						err = b.Invalidate(t.Context(), off, n)
 					case 1:
-						err = b.Fill(t.Context(), off, n)
+						err = b.Prefetch(t.Context(), off, n)
 					case 2:
 						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(1000))*time.Microsecond)
 						_, _ = b.ReadRange(ctx, make([]byte, n), off) // may or may not be in time
@@ -701,7 +701,7 @@ func TestManyReaders(t *testing.T) {
 func BenchmarkWarmRead(b *testing.B) {
 	src := newSource(1, 64*mib)
 	blob := openBlob(b, openStore(b, b.TempDir(), Options{}), src)
-	if err := blob.Fill(b.Context(), 0, 64*mib); err != nil {
+	if err := blob.Prefetch(b.Context(), 0, 64*mib); err != nil {
 		b.Fatal(err)
 	}
 	for _, n := range []int64{4 * kib, 128 * kib} {

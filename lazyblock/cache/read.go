@@ -13,6 +13,15 @@ type piece struct {
 	fetch    *fetch // nil: on disk
 }
 
+// manner is how blocks are fetched.
+type manner int
+
+const (
+	generously manner = iota // for a reader: with neighbours, and what it may read next
+	exactly                  // for somebody who waits and knows what will be read: no more than that
+	ahead                    // with neighbours; nobody waits
+)
+
 // window is how much of one read is planned at a time; it bounds what a single
 // long read can have under way.
 const window = 16 << 20
@@ -32,7 +41,7 @@ func (f *file) readMissing(ctx context.Context, p []byte, off int64) (n int, err
 
 // readWindow fills p, or as much as it can before it has to plan anew.
 func (f *file) readWindow(ctx context.Context, p []byte, off int64) (n int, err error) {
-	err = f.cover(ctx, off, off+int64(len(p)), func(pc piece) error {
+	err = f.cover(ctx, off, off+int64(len(p)), generously, func(pc piece) error {
 		from, to := max(pc.off, off), min(pc.end, off+int64(len(p)))
 		if err := f.copyPiece(ctx, p[from-off:to-off], from, pc); err != nil {
 			return err
@@ -43,11 +52,11 @@ func (f *file) readWindow(ctx context.Context, p []byte, off int64) (n int, err 
 	return n, err
 }
 
-// fill makes [off, off+n) present.
-func (f *file) fill(ctx context.Context, off, n int64) error {
+// prefetch makes [off, off+n) present, one request after the other.
+func (f *file) prefetch(ctx context.Context, off, n int64) error {
 	for end := off + n; off < end; {
-		next := min(end, off+window)
-		err := f.cover(ctx, off, next, func(pc piece) error {
+		next := min(end, off+f.store.opts.MaxRequest)
+		err := f.cover(ctx, off, next, exactly, func(pc piece) error {
 			off = min(pc.end, next)
 			return nil
 		})
@@ -61,8 +70,8 @@ func (f *file) fill(ctx context.Context, off, n int64) error {
 // cover plans [off, end), waits for each fetch in turn and hands the pieces to
 // use, in order. Where a fetch failed through no fault of this reader it stops
 // without an error: what is left has to be planned anew.
-func (f *file) cover(ctx context.Context, off, end int64, use func(piece) error) error {
-	pieces, err := f.plan(ctx, off, end)
+func (f *file) cover(ctx context.Context, off, end int64, as manner, use func(piece) error) error {
+	pieces, err := f.plan(ctx, off, end, as)
 	if err != nil {
 		return err
 	}
@@ -108,7 +117,7 @@ func (f *file) copyPiece(ctx context.Context, p []byte, off int64, pc piece) err
 
 // plan splits [off, end) into pieces, starts the fetches that are needed and
 // joins those under way. Every fetch in the result must be left.
-func (f *file) plan(ctx context.Context, off, end int64) ([]piece, error) {
+func (f *file) plan(ctx context.Context, off, end int64, as manner) ([]piece, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.done {
@@ -126,14 +135,14 @@ func (f *file) plan(ctx context.Context, off, end int64) ([]piece, error) {
 			missed = true
 			fe := f.fetchAt(pos)
 			if fe == nil {
-				fe = f.startAt(ctx, pos, end, false)
+				fe = f.startAt(ctx, pos, end, as)
 			}
 			pc.fetch, pc.end = fe.join(), fe.end
 		}
 		pieces = append(pieces, pc)
 		pos = pc.end
 	}
-	if missed {
+	if missed && as != exactly {
 		f.readAhead(ctx, off, end)
 	}
 	return pieces, nil
@@ -142,9 +151,9 @@ func (f *file) plan(ctx context.Context, off, end int64) ([]piece, error) {
 // startAt starts a fetch that covers the missing block at pos and, of the hole
 // around it, what is wanted up to end, aligned to the fetch size; for somebody in
 // a hurry no more than is wanted.
-func (f *file) startAt(ctx context.Context, pos, end int64, ahead bool) *fetch {
+func (f *file) startAt(ctx context.Context, pos, end int64, as manner) *fetch {
 	fetchSize, blockSize := f.store.opts.FetchSize, f.sparse.blockSize
-	if hurried(ctx) {
+	if as == exactly || hurried(ctx) {
 		fetchSize = blockSize
 	}
 	start := pos
@@ -156,7 +165,7 @@ func (f *file) startAt(ctx context.Context, pos, end int64, ahead bool) *fetch {
 	for stop < limit && f.missing(stop) {
 		stop += blockSize
 	}
-	return f.start(ctx, start, min(stop, f.entry.size), ahead)
+	return f.start(ctx, start, min(stop, f.entry.size), as == ahead)
 }
 
 // hurried reports whether a read has a deadline, as reads have that prepare a

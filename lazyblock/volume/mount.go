@@ -22,6 +22,7 @@ type opened struct {
 	host   string // the registry that its blobs come from
 	volume lazyblock.Volume
 	blobs  []Blob
+	dones  []func() // of the companions
 }
 
 func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (_ *opened, err error) {
@@ -73,6 +74,9 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 		return nil, err
 	}
 	reading.attached()
+	for _, companion := range m.companions {
+		o.dones = append(o.dones, companion.Opened(id, spec, blobs))
+	}
 	return o, nil
 }
 
@@ -142,6 +146,9 @@ func (m *Manager) target(id string) (string, error) {
 }
 
 func (o *opened) close() error {
+	for _, done := range o.dones {
+		done()
+	}
 	var err error
 	if o.volume.Primary != nil {
 		err = o.volume.Close()

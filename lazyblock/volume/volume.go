@@ -107,6 +107,14 @@ type Blobs interface {
 // volume leaves the layers open.
 type Opener func(ctx context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error)
 
+// Companion is told of every volume that is mounted, after a restart again.
+type Companion interface {
+	// Opened is called when the volume can be read. It returns at once; what it
+	// begins may read the blobs, which are the spec's layers in order, until done
+	// is called, which returns when nothing uses them any more.
+	Opened(id string, spec Spec, blobs []Blob) (done func())
+}
+
 // Options of a Manager.
 type Options struct {
 	Root    string // durable: records are in <Root>/volumes
@@ -117,6 +125,7 @@ type Options struct {
 	// GiveUpAfter is how long a reader of a mounted volume waits, where what came
 	// for it was wrong, before it gets an I/O error.
 	GiveUpAfter time.Duration
+	Companions  []Companion
 	Log         *zap.Logger
 }
 
@@ -130,6 +139,7 @@ type Manager struct {
 	log     *zap.Logger
 
 	giveUpAfter time.Duration
+	companions  []Companion
 
 	mu      sync.Mutex
 	volumes map[string]*entry // those that are pinned or mounted
@@ -160,6 +170,7 @@ func NewManager(opts Options) (*Manager, error) {
 		volumes: make(map[string]*entry),
 
 		giveUpAfter: opts.GiveUpAfter,
+		companions:  opts.Companions,
 	}
 	for _, dir := range []string{m.records.dir, m.mounts} {
 		// containerd's user-namespaced pods reach the mounts through their own clones:
