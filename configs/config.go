@@ -27,6 +27,7 @@ type Config struct {
 	Pull       Pull       `toml:"pull"`
 	Cache      Cache      `toml:"cache"`
 	Reads      Reads      `toml:"reads"`
+	Trace      Trace      `toml:"trace"`
 	Attach     Attach     `toml:"attach"`
 	Breaker    Breaker    `toml:"breaker"`
 	Log        Log        `toml:"log"`
@@ -83,6 +84,12 @@ type Reads struct {
 	GiveUpAfter Duration `toml:"give_up_after"`
 }
 
+// Trace says what is done about what the first starts of a form read.
+type Trace struct {
+	Record bool `toml:"record"` // it is remembered
+	Replay bool `toml:"replay"` // it is fetched when the form is attached again
+}
+
 // Attach chooses how a volume becomes a mount.
 type Attach struct {
 	Driver string `toml:"driver"`
@@ -126,6 +133,7 @@ func Default() *Config {
 		},
 		Cache:   Cache{MaxSize: Size{20 * GiB}},
 		Reads:   Reads{GiveUpAfter: Duration{time.Minute}},
+		Trace:   Trace{Record: true, Replay: true},
 		Attach:  Attach{Driver: "auto"},
 		Breaker: Breaker{Failures: 3, OpenFor: Duration{30 * time.Second}},
 		Log:     Log{Level: "info", Format: "json"},

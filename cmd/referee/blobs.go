@@ -20,6 +20,7 @@ import (
 	"github.com/referee-cri/referee/lazyblock/blob"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
+	"github.com/referee-cri/referee/lazyblock/trace"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
@@ -78,7 +79,7 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	cached, err := b.cache.Blob(cacheKey(repository, desc), origin)
 	switch {
 	case err == nil:
-		return cachedBlob{cached, source, origin}, nil
+		return &cachedBlob{Blob: cached, repositorySource: source, origin: origin}, nil
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		b.log.Warn("reading a layer without the cache", zap.Error(err))
 		return uncachedBlob{origin, source}, nil
@@ -102,20 +103,27 @@ var (
 func (b uncachedBlob) Fetched() int64 { return b.Stats().Bytes }
 func (uncachedBlob) Close() error     { return nil }
 
-// cachedBlob is a blob in the cache together with the way to its registry.
+// cachedBlob is a blob in the cache together with the way to its registry. It
+// tells which parts are read.
 type cachedBlob struct {
 	*cache.Blob
 	*repositorySource
+	trace.Watch
 	origin *blob.Blob
 }
 
 var (
-	_ volume.Meter          = cachedBlob{}
-	_ volume.Renewer        = cachedBlob{}
-	_ lazyblock.Invalidator = cachedBlob{}
+	_ volume.Meter          = (*cachedBlob)(nil)
+	_ volume.Renewer        = (*cachedBlob)(nil)
+	_ lazyblock.Invalidator = (*cachedBlob)(nil)
 )
 
-func (b cachedBlob) Fetched() int64 { return b.origin.Stats().Bytes }
+func (b *cachedBlob) Fetched() int64 { return b.origin.Stats().Bytes }
+
+func (b *cachedBlob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	b.Saw(off, int64(len(p)))
+	return b.Blob.ReadRange(ctx, p, off)
+}
 
 // cacheKey names a blob in the cache by digest and registry. What is read of it is
 // not compared with its digest, so what one registry says about a digest must

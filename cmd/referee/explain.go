@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/referee-cri/referee/configs"
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/lazyblock/trace"
 )
 
 func journalDir(config *configs.Config) string { return filepath.Join(config.Root, "journal") }
@@ -31,14 +34,52 @@ func explainCommand(load func() (*configs.Config, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			startup := startupOf(traceOf(config, &entry))
 			if output == "json" {
 				encoder := json.NewEncoder(cmd.OutOrStdout())
 				encoder.SetIndent("", "  ")
-				return encoder.Encode(entry)
+				return encoder.Encode(explanation{&entry, startup})
 			}
-			return entry.WriteText(cmd.OutOrStdout())
+			if err := entry.WriteText(cmd.OutOrStdout()); err != nil || startup == nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "\n"+startup.text())
+			return err
 		},
 	}
 	command.Flags().StringVar(&output, "output", "text", "text or json")
 	return command
+}
+
+// explanation is what is told of a pull.
+type explanation struct {
+	*fallback.Entry
+
+	Startup *startup `json:"startup,omitempty"`
+}
+
+// startup is what is known about starts of the form that was attached.
+type startup struct {
+	Recordings int           `json:"recordings"` // starts that have added to the trace
+	Ranges     int           `json:"ranges"`
+	Bytes      int64         `json:"bytes"`
+	Replayed   *trace.Replay `json:"replayed,omitempty"` // the last time
+}
+
+func startupOf(t *trace.Trace) *startup {
+	if t == nil {
+		return nil
+	}
+	return &startup{Recordings: t.Recordings, Ranges: len(t.Ranges), Bytes: t.Bytes(), Replayed: t.Replayed}
+}
+
+func (s *startup) text() string {
+	text := fmt.Sprintf("start-up trace: %d ranges, %d bytes, of %d starts", s.Ranges, s.Bytes, s.Recordings)
+	if r := s.Replayed; r != nil {
+		text += fmt.Sprintf("\nlast replayed %s: %d requests, %d bytes, %.2f s", r.Time.Format(time.DateTime+" MST"), r.Requests, r.Bytes, r.Seconds)
+		if r.Error != "" {
+			text += fmt.Sprintf(", ended by %q", r.Error)
+		}
+	}
+	return text
 }

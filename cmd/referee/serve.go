@@ -163,9 +163,14 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	if d.driver, err = attach.NewFUSE(ctx, d.fuseDir, d.keeper, log); err != nil {
 		return d, err
 	}
+	traces, err := openTraces(config, log)
+	if err != nil {
+		return d, err
+	}
 	d.volumes, err = volume.NewManager(volume.Options{
 		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
 		Blobs: blobs{registry: d.registry.Client, cache: d.cache, giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
+		Companions: []volume.Companion{traces},
 	})
 	if err != nil {
 		return d, err

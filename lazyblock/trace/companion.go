@@ -1,0 +1,173 @@
+package trace
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/internal/contain"
+	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock/volume"
+)
+
+// maxRecordings is how many starts add to a trace: the first tells most, the next
+// what the first was too short for.
+const maxRecordings = 3
+
+// Options of a Companion. Zero durations and sizes have the defaults.
+type Options struct {
+	Record, Replay bool
+
+	Quiet       time.Duration // a start is over when nothing new was read for so long, default 10 s
+	Longest     time.Duration // or when it has taken so long, default 2 min
+	MaxRecorded int64         // bytes of a trace, default 256 MiB
+	MaxReplayed int64         // bytes fetched by a replay, default 512 MiB
+
+	Log *zap.Logger
+}
+
+// Companion records and replays the starts of mounted volumes. It is safe for
+// concurrent use.
+type Companion struct {
+	store *Store
+	opts  Options
+}
+
+var _ volume.Companion = (*Companion)(nil)
+
+// New returns a Companion that keeps its traces in store.
+func New(store *Store, opts Options) *Companion {
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	if opts.Quiet == 0 {
+		opts.Quiet = 10 * time.Second
+	}
+	if opts.Longest == 0 {
+		opts.Longest = 2 * time.Minute
+	}
+	if opts.MaxRecorded == 0 {
+		opts.MaxRecorded = 256 << 20
+	}
+	if opts.MaxReplayed == 0 {
+		opts.MaxReplayed = 512 << 20
+	}
+	return &Companion{store: store, opts: opts}
+}
+
+// observable is a blob that tells of its reads.
+type observable interface {
+	Observe(f func(off, n int64))
+}
+
+// prefetcher is a blob that can be fetched without being read.
+type prefetcher interface {
+	Prefetch(ctx context.Context, off, n int64) error
+}
+
+// Opened implements [volume.Companion].
+func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (done func()) {
+	log := c.opts.Log.With(zap.String("volume", id), zap.String("ref", spec.Reference))
+	known, err := c.store.Get(spec.Repository, spec.Artifact.Digest)
+	switch {
+	case errors.Is(err, ErrNone):
+		known = &Trace{}
+	case err != nil:
+		log.Warn("start-up trace not usable, recording a new one", zap.Error(err))
+		known = &Trace{}
+	case !known.fits(spec.Layers):
+		log.Warn("start-up trace is of other layers, recording a new one")
+		known = &Trace{}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	run := func(doing string, f func(context.Context)) {
+		running.Go(func() {
+			_ = contain.Panic(log, doing, func() error { f(ctx); return nil })
+		})
+	}
+	if c.opts.Replay && len(known.Ranges) > 0 {
+		run("replaying a start", func(ctx context.Context) { c.replay(ctx, log, spec, blobs, known.Ranges) })
+	}
+	if c.opts.Record && known.Recordings < maxRecordings {
+		r := newRecording(spec.Layers, known.Ranges, c.opts.MaxRecorded)
+		observe(blobs, r) // from now on, not from when the goroutine gets to run
+		run("recording a start", func(ctx context.Context) {
+			r.wait(ctx, c.opts.Quiet, c.opts.Longest)
+			observe(blobs, nil)
+			c.keep(log, spec, r.taken())
+		})
+	}
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// observe has r told of the blobs' reads, or nobody.
+func observe(blobs []volume.Blob, r *recording) {
+	for i, b := range blobs {
+		o, ok := b.(observable)
+		switch {
+		case !ok:
+		case r == nil:
+			o.Observe(nil)
+		default:
+			o.Observe(func(off, n int64) { r.touch(i, off, n) })
+		}
+	}
+}
+
+// keep adds what a start has read to the artifact's trace.
+func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
+	if len(ranges) == 0 {
+		return // nothing was started, or nothing new was read
+	}
+	err := c.store.Update(spec.Repository, spec.Artifact.Digest, func(t *Trace) {
+		if !t.fits(spec.Layers) {
+			*t = Trace{Version: Version, Artifact: spec.Artifact.Digest}
+		}
+		for _, layer := range spec.Layers[min(len(t.Layers), len(spec.Layers)):] {
+			t.Layers = append(t.Layers, Layer{layer.Digest, layer.Size})
+		}
+		t.Ranges = append(t.Ranges, ranges[:min(len(ranges), maxRanges-len(t.Ranges))]...)
+		t.Recordings++
+	})
+	if err != nil {
+		log.Warn("start-up trace not kept", zap.Error(err))
+		return
+	}
+	log.Info("start-up recorded", zap.Int("ranges", len(ranges)), zap.Int64("bytes", sum(ranges)))
+}
+
+// replay fetches what former starts have read.
+func (c *Companion) replay(ctx context.Context, log *zap.Logger, spec volume.Spec, blobs []volume.Blob, ranges []Range) {
+	begin := time.Now()
+	todo := requests(ranges, c.opts.MaxReplayed)
+	made, bytes, err := replay(blob.WithPriority(ctx, blob.Background), todo, func(ctx context.Context, r Range) error {
+		if r.Layer >= len(blobs) {
+			return nil // of a layer that this volume is without
+		}
+		p, ok := blobs[r.Layer].(prefetcher)
+		if !ok {
+			return nil // not cached: nowhere to fetch to
+		}
+		return p.Prefetch(ctx, r.Offset, r.Length)
+	})
+	if ctx.Err() != nil {
+		return // the volume went
+	}
+	outcome := &Replay{Time: begin.UTC(), Requests: made, Bytes: bytes, Seconds: time.Since(begin).Seconds()}
+	if err != nil {
+		outcome.Error = err.Error()
+		log.Warn("start-up trace not replayed to its end", zap.Error(err))
+	} else {
+		log.Info("start-up trace replayed", zap.Int("requests", made), zap.Int64("bytes", bytes), zap.Duration("took", time.Since(begin)))
+	}
+	if err := c.store.Update(spec.Repository, spec.Artifact.Digest, func(t *Trace) { t.Replayed = outcome }); err != nil {
+		log.Warn("replay not noted", zap.Error(err))
+	}
+}

@@ -1,0 +1,346 @@
+package trace_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/cache"
+	"github.com/referee-cri/referee/lazyblock/trace"
+	"github.com/referee-cri/referee/lazyblock/volume"
+)
+
+const (
+	kib = int64(1 << 10)
+	mib = int64(1 << 20)
+)
+
+// origin is a registry's blob: it counts requests and may be slow or down.
+type origin struct {
+	data []byte
+
+	mu       sync.Mutex
+	requests int
+	err      error
+	gate     chan struct{} // nil: open
+}
+
+func newOrigin(seed uint64, size int64) *origin {
+	o := &origin{data: make([]byte, size)}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed)}).Read(o.data)
+	return o
+}
+
+func (o *origin) Size() int64 { return int64(len(o.data)) }
+
+func (o *origin) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	o.mu.Lock()
+	o.requests++
+	err, gate := o.err, o.gate
+	o.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	n := copy(p, o.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (o *origin) asked() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	defer func() { o.requests = 0 }()
+	return o.requests
+}
+
+// watched is a cached blob as the daemon makes it.
+type watched struct {
+	*cache.Blob
+	trace.Watch
+}
+
+func (w *watched) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	w.Saw(off, int64(len(p)))
+	return w.Blob.ReadRange(ctx, p, off)
+}
+
+// bed is a node with one form of two layers.
+type bed struct {
+	store   *trace.Store
+	dir     string
+	origins []*origin
+	spec    volume.Spec
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	b := &bed{dir: t.TempDir(), origins: []*origin{newOrigin(1, 16*mib), newOrigin(2, 8*mib+123)}}
+	b.spec = volume.Spec{
+		Format: "plain", Repository: "registry.test/app", Reference: "registry.test/app:1",
+		Artifact: ocispec.Descriptor{Digest: digest.FromString("form")},
+	}
+	for _, o := range b.origins {
+		b.spec.Layers = append(b.spec.Layers, ocispec.Descriptor{Digest: digest.FromBytes(o.data), Size: o.Size()})
+	}
+	store, err := trace.OpenStore(filepath.Join(b.dir, "traces"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.store = store
+	return b
+}
+
+// open mounts the form with an empty cache.
+func (b *bed) open(t *testing.T) []volume.Blob {
+	t.Helper()
+	store, err := cache.Open(t.TempDir(), cache.Options{MaxBytes: 1 << 30, Log: zaptest.NewLogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs := make([]volume.Blob, 0, len(b.origins))
+	for i, o := range b.origins {
+		cached, err := store.Blob(b.spec.Layers[i], o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blobs = append(blobs, &watched{Blob: cached})
+	}
+	t.Cleanup(func() {
+		for _, blob := range blobs {
+			if err := blob.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return blobs
+}
+
+func (b *bed) companion(t *testing.T) *trace.Companion {
+	t.Helper()
+	return trace.New(b.store, trace.Options{Record: true, Replay: true, Quiet: 50 * time.Millisecond, Log: zaptest.NewLogger(t)})
+}
+
+func (b *bed) read(t *testing.T, blobs []volume.Blob, layer int, off, n int64) {
+	t.Helper()
+	p := make([]byte, n)
+	if _, err := blobs[layer].ReadRange(t.Context(), p, off); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	if want := b.origins[layer].data[off : off+n]; !bytes.Equal(p, want) {
+		t.Fatalf("wrong bytes at %d of layer %d", off, layer)
+	}
+}
+
+// start reads what the program reads when it starts: far apart, in no order.
+func (b *bed) start(t *testing.T, blobs []volume.Blob) {
+	t.Helper()
+	for i := range int64(12) {
+		b.read(t, blobs, 0, (i*7%12)*mib+300*kib, 40*kib)
+		b.read(t, blobs, 1, (11-i)*512*kib+17, 9*kib)
+	}
+}
+
+func (b *bed) trace(t *testing.T) *trace.Trace {
+	t.Helper()
+	got, err := b.store.Get(b.spec.Repository, b.spec.Artifact.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// eventually polls until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("never: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// recorded runs a first start until its trace is kept.
+func (b *bed) recorded(t *testing.T) {
+	t.Helper()
+	blobs := b.open(t)
+	done := b.companion(t).Opened("first", b.spec, blobs)
+	b.start(t, blobs)
+	eventually(t, "the start is recorded", func() bool {
+		_, err := b.store.Get(b.spec.Repository, b.spec.Artifact.Digest)
+		return err == nil
+	})
+	done()
+	for _, o := range b.origins {
+		o.asked()
+	}
+}
+
+func TestSecondStartAsksForNothing(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.recorded(t)
+	if got := b.trace(t); got.Recordings != 1 || len(got.Ranges) != 24 {
+		t.Errorf("%d recordings of %d ranges, want 1 of 24", got.Recordings, len(got.Ranges))
+	}
+
+	blobs := b.open(t)
+	done := b.companion(t).Opened("second", b.spec, blobs)
+	defer done()
+	eventually(t, "the trace is replayed", func() bool { return b.trace(t).Replayed != nil })
+	replayed := b.trace(t).Replayed
+	if replayed.Error != "" || replayed.Requests == 0 || replayed.Requests > 24 {
+		t.Errorf("replayed %+v", replayed)
+	}
+	for _, o := range b.origins {
+		if o.asked() == 0 {
+			t.Error("nothing was fetched by the replay")
+		}
+	}
+	b.start(t, blobs)
+	for i, o := range b.origins {
+		if n := o.asked(); n != 0 {
+			t.Errorf("layer %d: %d requests by the start after the replay", i, n)
+		}
+	}
+}
+
+func TestLaterStartsAdd(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.recorded(t)
+	first := b.trace(t)
+	blobs := b.open(t)
+	done := b.companion(t).Opened("second", b.spec, blobs)
+	b.start(t, blobs)
+	b.read(t, blobs, 0, 14*mib, mib)
+	done() // what was read so far counts
+	second := b.trace(t)
+	if second.Recordings != 2 || second.Bytes() != first.Bytes()+mib {
+		t.Errorf("%d recordings, %d bytes, want 2 and %d", second.Recordings, second.Bytes(), first.Bytes()+mib)
+	}
+}
+
+func TestOtherRegistryKnowsNothing(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.recorded(t)
+	if _, err := b.store.Get("elsewhere.test/app", b.spec.Artifact.Digest); !errors.Is(err, trace.ErrNone) {
+		t.Errorf("got %v, want %v", err, trace.ErrNone)
+	}
+}
+
+func TestReplayEndsWithItsVolume(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.recorded(t)
+	gate := make(chan struct{})
+	for _, o := range b.origins {
+		o.gate = gate
+	}
+	blobs := b.open(t)
+	done := b.companion(t).Opened("second", b.spec, blobs)
+	eventually(t, "the replay has begun", func() bool { return b.origins[0].asked()+b.origins[1].asked() > 0 })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		done()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("done waits for a registry that does not answer")
+	}
+	close(gate)
+	<-ended
+}
+
+func TestReplayThatFailsIsTold(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.recorded(t)
+	for _, o := range b.origins {
+		o.err = errors.New("registry is down")
+	}
+	blobs := b.open(t)
+	defer b.companion(t).Opened("second", b.spec, blobs)()
+	eventually(t, "the failure is noted", func() bool {
+		r := b.trace(t).Replayed
+		return r != nil && r.Error != ""
+	})
+}
+
+func TestTracesThatCannotBeUsedAreReplaced(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(*testing.T, *bed){
+		"torn file": func(t *testing.T, b *bed) {
+			files, err := filepath.Glob(filepath.Join(b.dir, "traces", "*.json"))
+			if err != nil || len(files) != 1 {
+				t.Fatalf("%v: %v", files, err)
+			}
+			if err := os.Truncate(files[0], 100); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"other layers": func(_ *testing.T, b *bed) {
+			b.spec.Layers[0].Size--
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			b.recorded(t)
+			harm(t, b)
+			blobs := make([]volume.Blob, 0, len(b.origins))
+			for _, o := range b.origins {
+				blobs = append(blobs, &plain{RangeReader: o})
+			}
+			done := b.companion(t).Opened("second", b.spec, blobs)
+			b.start(t, blobs)
+			done()
+			got := b.trace(t)
+			if got.Recordings != 1 || got.Layers[0].Size != b.spec.Layers[0].Size || len(got.Ranges) != 24 {
+				t.Errorf("%d recordings of %d ranges of %v", got.Recordings, len(got.Ranges), got.Layers)
+			}
+		})
+	}
+}
+
+// plain is a blob without a cache.
+type plain struct {
+	lazyblock.RangeReader
+	trace.Watch
+}
+
+func (p *plain) ReadRange(ctx context.Context, b []byte, off int64) (int, error) {
+	p.Saw(off, int64(len(b)))
+	return p.RangeReader.ReadRange(ctx, b, off)
+}
+
+func (*plain) Close() error { return nil }
