@@ -64,6 +64,7 @@ func (r *registries) Close() error {
 type blobs struct {
 	registry    *registry.Client
 	cache       *cache.Store
+	hosts       *blob.Hosts
 	giveUpAfter time.Duration
 	log         *zap.Logger
 }
@@ -75,7 +76,7 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	if err := source.Renew(repository, creds); err != nil {
 		return nil, err
 	}
-	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Log: b.log})
+	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Host: b.hosts.Of(registry.HostOf(repository)), Log: b.log})
 	cached, err := b.cache.Blob(cacheKey(repository, desc), origin)
 	switch {
 	case err == nil:

@@ -21,6 +21,7 @@ import (
 	"github.com/referee-cri/referee/internal/keeper"
 	"github.com/referee-cri/referee/internal/pause"
 	"github.com/referee-cri/referee/lazyblock/attach"
+	"github.com/referee-cri/referee/lazyblock/blob"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
@@ -169,7 +170,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
 		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
-		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
+		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, hosts: blob.NewHosts(0), giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
 		Companions: []volume.Companion{traces},
 	})
 	if err != nil {

@@ -26,12 +26,11 @@ var (
 // its answer into p. n may be less than len(p) without an error if the server
 // answered with a shorter range.
 func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.Duration) (n int, err error) {
-	select {
-	case b.slots <- struct{}{}:
-		defer func() { <-b.slots }()
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	give, err := b.turn(ctx)
+	if err != nil {
+		return 0, err
 	}
+	defer give()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // ends the connection where its body was not read to the end
 
@@ -63,6 +62,20 @@ func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.
 	}
 	b.at.Store(resp.At)
 	return n, nil
+}
+
+// turn waits until a request may be made, for this blob and to its registry.
+func (b *Blob) turn(ctx context.Context) (give func(), err error) {
+	mine, err := b.turns.take(ctx)
+	if err != nil || b.opts.Host == nil {
+		return mine, err
+	}
+	ours, err := b.opts.Host.turns.take(ctx)
+	if err != nil {
+		mine()
+		return nil, err
+	}
+	return func() { ours(); mine() }, nil
 }
 
 // ask sends the request to where the blob was found last. Where that does not

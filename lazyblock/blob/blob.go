@@ -41,8 +41,12 @@ type Options struct {
 	MinBackoff, MaxBackoff time.Duration
 
 	// MaxRequests is how many requests for this blob may be under way at once;
-	// others queue. Default 8.
+	// others queue, Background behind Demand. Default 8.
 	MaxRequests int
+
+	// Host bounds the requests of all blobs of the registry. nil: each blob by
+	// itself.
+	Host *Host
 
 	Log *zap.Logger // retries, at debug level; default: silent
 }
@@ -82,7 +86,7 @@ type Blob struct {
 	src   Source
 	desc  ocispec.Descriptor
 	opts  Options
-	slots chan struct{} // one element for each request under way
+	turns *turns
 
 	// at is where the last answer came from: a signed storage URL, or the
 	// mirror that has the blob. Any failure there forgets it.
@@ -95,7 +99,7 @@ type Blob struct {
 // descriptor shows at the first read.
 func Open(src Source, desc ocispec.Descriptor, opts Options) *Blob {
 	opts.setDefaults()
-	return &Blob{src: src, desc: desc, opts: opts, slots: make(chan struct{}, opts.MaxRequests)}
+	return &Blob{src: src, desc: desc, opts: opts, turns: newTurns(opts.MaxRequests)}
 }
 
 // Size is the descriptor's size. Servers that have another one are refused.

@@ -1,6 +1,9 @@
 package blob
 
-import "context"
+import (
+	"context"
+	"sync"
+)
 
 // Priority says who waits for a read.
 type Priority int
@@ -12,7 +15,10 @@ const (
 	Background
 )
 
-type priorityKey struct{}
+type (
+	priorityKey  struct{}
+	promotionKey struct{}
+)
 
 // WithPriority returns a context whose reads have that priority.
 func WithPriority(ctx context.Context, p Priority) context.Context {
@@ -22,5 +28,27 @@ func WithPriority(ctx context.Context, p Priority) context.Context {
 // PriorityOf returns the priority of reads with ctx.
 func PriorityOf(ctx context.Context) Priority {
 	p, _ := ctx.Value(priorityKey{}).(Priority)
+	if p == Background {
+		select {
+		case <-promotion(ctx):
+			return Demand
+		default:
+		}
+	}
 	return p
+}
+
+// Promotable returns a Background context and the function that makes it a Demand
+// one, reads that have begun included: somebody has come who waits for them. It
+// may be called more than once, and need not be called.
+func Promotable(ctx context.Context) (_ context.Context, promote func()) {
+	promoted := make(chan struct{})
+	ctx = context.WithValue(WithPriority(ctx, Background), promotionKey{}, promoted)
+	return ctx, sync.OnceFunc(func() { close(promoted) })
+}
+
+// promotion is closed when reads with ctx become Demand; nil: never.
+func promotion(ctx context.Context) <-chan struct{} {
+	promoted, _ := ctx.Value(promotionKey{}).(chan struct{})
+	return promoted
 }
