@@ -46,6 +46,9 @@ type Driver interface {
 	Close() error
 }
 
+// mountFlags are those of every volume.
+const mountFlags = unix.MS_RDONLY | unix.MS_NOATIME
+
 // options returns the mount options each file-system type needs so that the
 // kernel never tries to write: no journal replay, no duplicate-UUID check.
 func options(fsType string) []string {

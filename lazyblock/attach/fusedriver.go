@@ -162,9 +162,8 @@ func attachReason(ctx context.Context) reason.Code {
 // mount mounts the file read-only: directly, or through a loop device where the
 // file system or the kernel needs a block device.
 func mount(file, target, fsType, data string) error {
-	const flags = unix.MS_RDONLY | unix.MS_NOATIME
 	if fsType == "erofs" {
-		err := unix.Mount(file, target, fsType, flags, data)
+		err := unix.Mount(file, target, fsType, mountFlags, data)
 		if !errors.Is(err, unix.ENOTBLK) { // before Linux 6.12 only block devices can be mounted
 			return wrapMount(err, file, fsType)
 		}
@@ -174,7 +173,7 @@ func mount(file, target, fsType, data string) error {
 		return err
 	}
 	defer func() { _ = loop.Close() }() // autoclear: the mount holds the device from now on, or nobody does
-	return wrapMount(unix.Mount(loop.Name(), target, fsType, flags, data), file, fsType)
+	return wrapMount(unix.Mount(loop.Name(), target, fsType, mountFlags, data), file, fsType)
 }
 
 func wrapMount(err error, file, fsType string) error {

@@ -1,0 +1,27 @@
+package attach_test
+
+import (
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	"github.com/referee-cri/referee/lazyblock/attach"
+	"github.com/referee-cri/referee/lazyblock/attach/attachtest"
+	"github.com/referee-cri/referee/lazyblock/attach/nbd"
+)
+
+func TestNBDDriver(t *testing.T) {
+	t.Parallel()
+	if err := nbd.Supported(); err != nil {
+		t.Skip(err)
+	}
+	attachtest.Run(t, func(t *testing.T, dir string) attach.Driver {
+		t.Helper()
+		driver, err := attach.NewNBD(dir, nbd.Options{ResendAfter: 2 * time.Second, Log: zaptest.NewLogger(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return driver
+	})
+}
