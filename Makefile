@@ -11,7 +11,8 @@ TOOLS := $(CACHE)/tools
 
 # What the end-to-end tests and the demo need from Debian.
 PACKAGES := attr containernetworking-plugins docker-registry e2fsprogs \
-  erofs-utils iproute2 mmdebstrap runc umoci xz-utils zstd
+  erofs-utils iproute2 linux-image-amd64 mmdebstrap qemu-system-x86 runc umoci \
+  xz-utils zstd
 
 CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))
 
