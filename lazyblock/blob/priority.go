@@ -1,9 +1,6 @@
 package blob
 
-import (
-	"context"
-	"sync"
-)
+import "context"
 
 // Priority says who waits for a read.
 type Priority int
@@ -42,13 +39,26 @@ func PriorityOf(ctx context.Context) Priority {
 // one, reads that have begun included: somebody has come who waits for them. It
 // may be called more than once, and need not be called.
 func Promotable(ctx context.Context) (_ context.Context, promote func()) {
-	promoted := make(chan struct{})
-	ctx = context.WithValue(WithPriority(ctx, Background), promotionKey{}, promoted)
-	return ctx, sync.OnceFunc(func() { close(promoted) })
+	promoted, promote := context.WithCancel(context.WithoutCancel(ctx))
+	return context.WithValue(WithPriority(ctx, Background), promotionKey{}, promoted), promote
 }
 
 // promotion is closed when reads with ctx become Demand; nil: never.
 func promotion(ctx context.Context) <-chan struct{} {
-	promoted, _ := ctx.Value(promotionKey{}).(chan struct{})
-	return promoted
+	if promoted, ok := ctx.Value(promotionKey{}).(context.Context); ok {
+		return promoted.Done()
+	}
+	return nil
+}
+
+// UntilDemand returns a context that ends with ctx, or when that is promoted: for
+// waiting in a queue where Demand need not stand. stop must be called.
+func UntilDemand(ctx context.Context) (_ context.Context, stop func()) {
+	until, cancel := context.WithCancel(ctx)
+	promoted, ok := ctx.Value(promotionKey{}).(context.Context)
+	if !ok {
+		return until, cancel
+	}
+	forget := context.AfterFunc(promoted, cancel)
+	return until, func() { forget(); cancel() }
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/blob"
 )
 
 // fetch is one request to the origin for blocks that are missing.
@@ -13,6 +14,7 @@ type fetch struct {
 	deadline time.Time // the first waiter's; zero: none
 	ahead    bool      // nobody may be waiting, and it goes on
 	cancel   context.CancelFunc
+	hasten   func() // somebody waits for it now
 
 	waiters   int  // under file.mu
 	abandoned bool // under file.mu: cancelled because the last waiter left
@@ -31,6 +33,13 @@ func (f *file) start(ctx context.Context, off, end int64, ahead bool) *fetch {
 		fctx, fe.cancel = context.WithCancel(fctx)
 	} else {
 		fctx, fe.cancel = context.WithDeadline(fctx, fe.deadline)
+	}
+	if ahead {
+		fctx = blob.WithPriority(fctx, blob.Background)
+	}
+	fe.hasten = func() {}
+	if blob.PriorityOf(fctx) == blob.Background {
+		fctx, fe.hasten = blob.Promotable(fctx)
 	}
 	f.fetches = append(f.fetches, fe)
 	f.fetching.Go(func() { f.run(fctx, fe) }) // shutdown waits for it
@@ -58,10 +67,11 @@ func (f *file) run(ctx context.Context, fe *fetch) {
 // where the file does not take them.
 func (f *file) transfer(ctx context.Context, off, end int64) ([]byte, error) {
 	n := end - off
-	if err := f.store.budget.Acquire(ctx, n); err != nil {
+	release, err := f.store.budget.take(ctx, n)
+	if err != nil {
 		return nil, err
 	}
-	defer f.store.budget.Release(n)
+	defer release()
 	p := f.store.buffers.get(n)
 	if err := f.fetchOrigin(ctx, p, off); err != nil {
 		f.store.buffers.put(p)
@@ -75,8 +85,11 @@ func (f *file) transfer(ctx context.Context, off, end int64) ([]byte, error) {
 }
 
 // join adds a waiter. The caller holds f.mu.
-func (fe *fetch) join() *fetch {
+func (fe *fetch) join(ctx context.Context) *fetch {
 	fe.waiters++
+	if blob.PriorityOf(ctx) == blob.Demand {
+		fe.hasten()
+	}
 	return fe
 }
 

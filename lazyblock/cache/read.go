@@ -137,7 +137,7 @@ func (f *file) plan(ctx context.Context, off, end int64, as manner) ([]piece, er
 			if fe == nil {
 				fe = f.startAt(ctx, pos, end, as)
 			}
-			pc.fetch, pc.end = fe.join(), fe.end
+			pc.fetch, pc.end = fe.join(ctx), fe.end
 		}
 		pieces = append(pieces, pc)
 		pos = pc.end

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
@@ -51,7 +50,8 @@ type Options struct {
 	// least recently used first, to stay below it. When those in use fill it,
 	// further reads are not kept. 0: no bound.
 	MaxBytes int64
-	// MaxBuffered bounds the memory of all fetches under way, default 64 MiB.
+	// MaxBuffered bounds the memory of all fetches under way, default 64 MiB;
+	// those that nobody waits for take half of it, or one request, at most.
 	MaxBuffered int64
 	// FlushInterval is how often maps are written, default 5s: what a power cut,
 	// or the death of the process, can lose.
@@ -104,7 +104,7 @@ type Store struct {
 	disk    disk
 	lock    io.Closer
 	buffers *buffers
-	budget  *semaphore.Weighted // bytes of fetches under way
+	budget  *budget
 
 	stop    chan struct{}
 	flusher sync.WaitGroup
@@ -141,7 +141,7 @@ func openOn(d disk, dir string, opts Options) (*Store, error) {
 	s := &Store{
 		dir: filepath.Join(dir, "v1"), opts: opts, disk: d,
 		buffers: newBuffers(opts.MaxRequest),
-		budget:  semaphore.NewWeighted(opts.MaxBuffered),
+		budget:  newBudget(opts),
 		stop:    make(chan struct{}),
 		entries: make(map[string]*entry),
 	}

@@ -1,0 +1,97 @@
+package cache
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/referee-cri/referee/lazyblock/blob"
+)
+
+// gatedSource holds reads back until they are Demand, and tells of each that came.
+type gatedSource struct {
+	*source
+	came chan context.Context
+}
+
+func (s gatedSource) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	s.came <- ctx
+	until, stop := blob.UntilDemand(ctx)
+	defer stop()
+	if blob.PriorityOf(ctx) == blob.Background {
+		<-until.Done()
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	return s.source.ReadRange(ctx, p, off)
+}
+
+// TestReaderHastensWhatWasFetchedAhead joins a reader to a prefetch that waits for
+// everybody else: waiting with it would turn the order round.
+func TestReaderHastensWhatWasFetchedAhead(t *testing.T) {
+	t.Parallel()
+	src := gatedSource{newSource(1, 8*mib), make(chan context.Context, 100)}
+	store := openStore(t, t.TempDir(), Options{})
+	b, err := store.Blob(src.desc(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := b.Prefetch(blob.WithPriority(t.Context(), blob.Background), 0, mib); err != nil {
+			t.Error(err)
+		}
+	})
+	background := <-src.came
+	if got := blob.PriorityOf(background); got != blob.Background {
+		t.Fatalf("the prefetch came with priority %d", got)
+	}
+	check(t, b, src.source, 64*kib, 4*kib)
+	wg.Wait()
+	if got := blob.PriorityOf(background); got != blob.Demand {
+		t.Errorf("a reader waited for it, and its priority is %d", got)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBackgroundLeavesMemoryToReaders fills the budget with fetches that nobody
+// waits for.
+func TestBackgroundLeavesMemoryToReaders(t *testing.T) {
+	t.Parallel()
+	b := newBudget(Options{MaxBuffered: 8, MaxRequest: 2})
+	background := blob.WithPriority(t.Context(), blob.Background)
+	for range 2 {
+		release, err := b.take(background, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+	}
+	short, cancel := context.WithTimeout(background, 10*time.Millisecond)
+	defer cancel()
+	if _, err := b.take(short, 2); err == nil {
+		t.Error("background fetches took more than half")
+	}
+	promotable, promote := blob.Promotable(t.Context())
+	promoted := make(chan error, 1)
+	go func() { // ends by promote
+		release, err := b.take(promotable, 2)
+		if err == nil {
+			release()
+		}
+		promoted <- err
+	}()
+	promote()
+	if err := <-promoted; err != nil {
+		t.Error(err)
+	}
+	release, err := b.take(t.Context(), 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+}
