@@ -20,6 +20,8 @@ const (
 	ordinary Variant = "ordinary"
 	lazyCold Variant = "lazy, cold" // the daemon has just started
 	lazyWarm Variant = "lazy, warm" // it has pulled another image from that registry a moment ago
+	// lazyTraced is lazyWarm with the trace of one earlier start, which is not measured.
+	lazyTraced Variant = "lazy, traced"
 )
 
 // Sample is one pull and start.
@@ -50,7 +52,7 @@ func measurePulls(ctx context.Context, progress io.Writer, bed *compare.Bed, oth
 		fmt.Fprintf(progress, "image %s: %d layers, %.1f MB; converted in %s\n", name, image.Layers, float64(image.Size)/1e6, image.Converted.Round(100*time.Millisecond))
 		report.Images = append(report.Images, image)
 		for _, l := range report.Links {
-			for _, variant := range []Variant{ordinary, lazyCold, lazyWarm} {
+			for _, variant := range []Variant{ordinary, lazyCold, lazyWarm, lazyTraced} {
 				for range o.repetitions {
 					jobs = append(jobs, job{image, l, variant})
 				}
@@ -64,7 +66,7 @@ func measurePulls(ctx context.Context, progress io.Writer, bed *compare.Bed, oth
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(progress, "%3d of %d: %-7s %-7s %-11s pull %6.3f s, ready %6.3f s, %6.1f MB\n", i+1, len(jobs),
+		fmt.Fprintf(progress, "%3d of %d: %-7s %-7s %-12s pull %6.3f s, ready %6.3f s, %6.1f MB\n", i+1, len(jobs),
 			j.image.Name, j.link.Name, j.variant, sample.Pull.Seconds(), sample.Ready.Seconds(), float64(sample.Bytes)/1e6)
 		report.Pulls = append(report.Pulls, sample)
 	}
@@ -77,10 +79,21 @@ func measurePull(ctx context.Context, bed *compare.Bed, other, image compare.Ima
 	if variant != ordinary {
 		way = compare.Lazy
 	}
+	if err := bed.ForgetStarts(); err != nil {
+		return sample, err
+	}
+	if variant == lazyTraced {
+		if err := bed.Chill(ctx); err != nil {
+			return sample, err
+		}
+		if _, err := bed.Run(ctx, way, image, l, nil); err != nil { // recorded, as the image goes
+			return sample, err
+		}
+	}
 	if err := bed.Chill(ctx); err != nil {
 		return sample, err
 	}
-	if variant == lazyWarm {
+	if variant == lazyWarm || variant == lazyTraced {
 		if err := bed.Warm(ctx, other, l); err != nil {
 			return sample, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -179,6 +180,20 @@ func (b *Bed) Chill(ctx context.Context) error {
 		return err
 	}
 	return dropPageCache()
+}
+
+// ForgetStarts removes what the daemon remembers of former starts.
+func (b *Bed) ForgetStarts() error {
+	traces, err := filepath.Glob(b.path("referee-root", "traces", "*"))
+	if err != nil {
+		return err
+	}
+	for _, trace := range traces {
+		if err := os.Remove(trace); err != nil {
+			return fmt.Errorf("forget starts: %w", err)
+		}
+	}
+	return nil
 }
 
 // Warm pulls another image over the link and removes it, as a node does that is
