@@ -156,7 +156,7 @@ func TestFilesAreReadAgain(t *testing.T) {
 			t.Errorf("%s: logged %v, want %q once", what, got, log)
 		}
 	}
-	const again, kept = "trust store read again", "trust store kept as it was"
+	const again, kept, gone = "trust store read again", "trust store kept as it was", "trust store trusts nobody"
 
 	step("at first", "", true, false)
 	w.store.Trust(t, "ca", "prod", w.stranger.Certificate())
@@ -176,8 +176,10 @@ func TestFilesAreReadAgain(t *testing.T) {
 	if err := os.Remove(w.store.PolicyFile); err != nil {
 		t.Fatal(err)
 	}
-	step("policy removed", kept, true, false)
-	step("nothing changed", "", true, false)
+	step("policy removed", gone, false, false)
+	step("nothing changed", "", false, false)
+	w.store.SetPolicy(t, narrow)
+	step("policy back", again, true, false)
 }
 
 // TestReadAgainWhileAsked lets files change under concurrent verdicts.

@@ -42,7 +42,7 @@ var _ negotiate.Verifier = (*Verifier)(nil)
 // Load reads a trust store. Its error names the file, and the statement or member
 // in it, that cannot be used. Files that change later are read again before the
 // next verdict; if they cannot be used then, the trust store stays as it was and
-// the log says why.
+// the log says why. While one of them is absent, it trusts nobody.
 func Load(name string, opts Options) (*Verifier, error) {
 	log := cmp.Or(opts.Logger, zap.NewNop()).With(zap.String("trust", name))
 	store, err := reload.Load(opts.look, func() (*trust, error) { return read(opts) }, log)
@@ -77,7 +77,11 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	if err := checkBounds(s.MediaType, s.Content); err != nil {
 		return negotiate.Signer{}, reason.Errorf(reason.SignatureInvalid, "integrity: %w", err)
 	}
-	verdict, err := v.store.Current().judge(ctx, target, s)
+	trust, err := v.store.Current()
+	if err != nil {
+		return negotiate.Signer{}, reason.Wrap(reason.SignatureUntrusted, err)
+	}
+	verdict, err := trust.judge(ctx, target, s)
 	for _, failure := range verdict.tolerated {
 		v.log.Warn("notation check failed, which the trust policy only logs",
 			zap.String("repository", target.Repository), zap.Stringer("digest", target.Descriptor.Digest),

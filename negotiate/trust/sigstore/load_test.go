@@ -114,6 +114,17 @@ func TestFilesAreReadAgain(t *testing.T) {
 	if trusts(first) || !trusts(second) {
 		t.Error("first key removed: want the second trusted only")
 	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	_, err := v.Verify(t.Context(), target(signed), simple(content, sign(t, second, content, crypto.SHA256)))
+	if reason.Of(err) != reason.SignatureUntrusted || !strings.Contains(err.Error(), path) {
+		t.Errorf("file taken away: %v, want %s that names it", err, reason.SignatureUntrusted)
+	}
+	rewrite(text(second))
+	if !trusts(second) {
+		t.Error("file back: want its key trusted")
+	}
 }
 
 func TestVerifyAfterCancel(t *testing.T) {

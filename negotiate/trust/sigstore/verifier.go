@@ -22,9 +22,9 @@ var _ negotiate.Verifier = (*Verifier)(nil)
 
 // Load reads a trust store. It fails on what Options.Validate finds and on a file
 // that cannot be used, which it names. A file that changes later is read again; if
-// it is broken or absent then, the trust store stays as it was, and says so in the
-// log: a half-written file must not stop every pull. To distrust a key at once,
-// take it out of the file, or restart.
+// it is broken then, the trust store stays as it was, and says so in the log: a
+// half-written file must not stop every pull. While one is absent, it trusts
+// nobody.
 func Load(name string, opts Options) (*Verifier, error) {
 	log := cmp.Or(opts.Logger, zap.NewNop()).With(zap.String("trust", name))
 	look := func() string { return fingerprint(opts.files()) }
@@ -55,7 +55,10 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	if err := ctx.Err(); err != nil {
 		return negotiate.Signer{}, reason.Wrap(reason.Of(err), err)
 	}
-	m := v.store.Current()
+	m, err := v.store.Current()
+	if err != nil {
+		return negotiate.Signer{}, reason.Wrap(reason.SignatureUntrusted, err)
+	}
 	c, err := m.open(target, s)
 	if err != nil {
 		return negotiate.Signer{}, reason.Wrap(reason.SignatureInvalid, err)
