@@ -22,15 +22,9 @@ var (
 	errSilent  = errors.New("no answer")
 )
 
-// readSome makes one request, which must be answered within patience, and reads
-// its answer into p. n may be less than len(p) without an error if the server
-// answered with a shorter range.
-func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.Duration) (n int, err error) {
-	give, err := b.turn(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer give()
+// try makes one request, which must be answered within patience, and reads its
+// answer into p; see readSome.
+func (b *Blob) try(ctx context.Context, p []byte, off int64, patience time.Duration) (n int, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // ends the connection where its body was not read to the end
 
@@ -53,7 +47,9 @@ func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.
 	}
 	if err != nil {
 		b.failures.Add(1)
-		b.forget(resp.At)
+		if !outrun(ctx) {
+			b.forget(resp.At)
+		}
 		err = bodyError(ctx, resp.Host, err)
 		if reason.Of(err) == reason.RegistryUnreachable {
 			resp.At.Failed()
@@ -84,7 +80,7 @@ func (b *Blob) turn(ctx context.Context) (give func(), err error) {
 func (b *Blob) ask(ctx context.Context, off int64, n int) (*registry.Response, error) {
 	at := b.at.Load()
 	resp, err := b.askAt(ctx, off, n, at)
-	if err == nil || at == nil {
+	if err == nil || at == nil || outrun(ctx) {
 		return resp, err
 	}
 	b.forget(at)
@@ -102,6 +98,10 @@ func (b *Blob) askAt(ctx context.Context, off int64, n int, at *registry.Locatio
 	}
 	return resp, err
 }
+
+// outrun reports whether a request was ended because it was not needed any more,
+// which says nothing against the place it went to.
+func outrun(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errOutrun) }
 
 // overloaded reports whether asking again at once would make it worse.
 func overloaded(err error) bool {

@@ -44,8 +44,9 @@ type Options struct {
 	// others queue, Background behind Demand. Default 8.
 	MaxRequests int
 
-	// Host bounds the requests of all blobs of the registry. nil: each blob by
-	// itself.
+	// Host bounds the requests of all blobs of the registry, and knows its pace:
+	// a range that somebody waits for and that takes longer than nearly all have
+	// lately is asked for a second time. nil: each blob is by itself.
 	Host *Host
 
 	Log *zap.Logger // retries, at debug level; default: silent

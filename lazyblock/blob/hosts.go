@@ -33,6 +33,7 @@ func NewHosts(perHost int) *Hosts {
 // Host is what blobs of one registry share; see Options.Host.
 type Host struct {
 	turns *turns
+	pace  pace
 	used  time.Time // under Hosts.mu
 }
 

@@ -60,6 +60,17 @@ func (t *turns) take(ctx context.Context) (give func(), err error) {
 	}
 }
 
+// spare takes a turn that nobody waits for, if there is one.
+func (t *turns) spare() (give func(), ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.free(Demand) || len(t.waiting[Demand]) > 0 {
+		return nil, false
+	}
+	t.busy[Demand]++
+	return func() { t.give(Demand) }, true
+}
+
 // free reports whether a request of that priority may begin. The caller holds t.mu.
 func (t *turns) free(p Priority) bool {
 	all := t.busy[Demand] + t.busy[Background]
