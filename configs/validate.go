@@ -15,7 +15,7 @@ const maxSocketPath = 107
 
 // The values that an enumerated key may have.
 var (
-	drivers    = []string{"auto", "fuse"}
+	drivers    = []string{"auto", "fuse", "nbd", "fanotify"}
 	logLevels  = []string{"debug", "info", "warn", "error"}
 	logFormats = []string{"json", "text"}
 	trustTypes = []string{"notation", "sigstore"}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -159,9 +158,10 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	if d.cache, err = cache.Open(config.CacheDir(), cache.Options{MaxBytes: config.Cache.MaxSize.Bytes, Log: log}); err != nil {
 		return d, err
 	}
-	d.fuseDir = filepath.Join(config.State, "fuse")
 	d.keeper = keeperOf(config)
-	if d.driver, err = attach.NewFUSE(ctx, d.fuseDir, d.keeper, log); err != nil {
+	attachment := attach.Options{Driver: config.Attach.Driver, Dir: config.State, Keeper: d.keeper, Log: log}
+	d.fuseDir = attachment.FUSEDir()
+	if d.driver, err = attach.Open(ctx, attachment); err != nil {
 		return d, err
 	}
 	traces, err := openTraces(config, log)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -54,12 +55,17 @@ func TestDriversOnOldKernel(t *testing.T) {
 		if !strings.Contains(output, "--- PASS: Test"+driver+"Driver ") {
 			t.Errorf("the suite did not pass for driver %s", driver)
 		}
-		// Not one part of the suite may be left out here.
-		if strings.Contains(output, "--- SKIP: Test"+driver+"Driver") {
-			t.Errorf("parts of the suite were skipped for driver %s", driver)
+	}
+	for line := range strings.Lines(output) {
+		_, skipped, found := strings.Cut(line, "--- SKIP: ")
+		if found && !notPromised.MatchString(skipped) {
+			t.Errorf("skipped: %s", skipped)
 		}
 	}
 }
+
+// notPromised is the only part of the suite that may be left out.
+var notPromised = regexp.MustCompile(`^TestFUSEDriver/\w+/answers_a_read_that_the_former_driver_took `)
 
 // build runs the go command for a static binary.
 func build(t *testing.T, args ...string) {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -46,9 +47,6 @@ type Driver interface {
 	Close() error
 }
 
-// mountFlags are those of every volume.
-const mountFlags = unix.MS_RDONLY | unix.MS_NOATIME
-
 // options returns the mount options each file-system type needs so that the
 // kernel never tries to write: no journal replay, no duplicate-UUID check.
 func options(fsType string) []string {
@@ -60,6 +58,20 @@ func options(fsType string) []string {
 	default:
 		return nil
 	}
+}
+
+// mount mounts the volume read-only from source, a block device or file, and
+// extra ones in slot order.
+func mount(source string, extra []string, target string, volume lazyblock.Volume) error {
+	data := append(options(volume.FSType), volume.Options...)
+	for _, device := range extra {
+		data = append(data, "device="+device)
+	}
+	const flags = unix.MS_RDONLY | unix.MS_NOATIME
+	if err := unix.Mount(source, target, volume.FSType, flags, strings.Join(data, ",")); err != nil {
+		return fmt.Errorf("mount %s as %s: %w", source, volume.FSType, err)
+	}
+	return nil
 }
 
 // Unmount detaches every mount stacked on target. A target that is not mounted,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"go.uber.org/zap"
@@ -79,14 +78,10 @@ func (d *fuseDriver) Attach(ctx context.Context, id string, volume lazyblock.Vol
 	if err != nil {
 		return reason.Wrap(reason.AttachFailed, err)
 	}
-	opts := append(options(volume.FSType), volume.Options...)
-	for _, path := range extra {
-		opts = append(opts, "device="+path)
-	}
 	// The kernel reads the superblock inside mount(2). If ctx ends first, failing
 	// those reads is the only way to make it return.
 	stop := context.AfterFunc(ctx, func() { d.remove(id) })
-	err = mount(primary, target, volume.FSType, strings.Join(opts, ","))
+	err = mountFiles(primary, extra, target, volume)
 	if !stop() {
 		err = errors.Join(ctx.Err(), err)
 	}
@@ -159,26 +154,28 @@ func attachReason(ctx context.Context) reason.Code {
 	return reason.AttachFailed
 }
 
-// mount mounts the file read-only: directly, or through a loop device where the
-// file system or the kernel needs a block device.
-func mount(file, target, fsType, data string) error {
-	if fsType == "erofs" {
-		err := unix.Mount(file, target, fsType, mountFlags, data)
+// mountFiles mounts the volume whose devices are the files: directly, or through
+// a loop device for each where the file system or the kernel needs block devices.
+func mountFiles(primary string, extra []string, target string, volume lazyblock.Volume) error {
+	if volume.FSType == "erofs" {
+		err := mount(primary, extra, target, volume)
 		if !errors.Is(err, unix.ENOTBLK) { // before Linux 6.12 only block devices can be mounted
-			return wrapMount(err, file, fsType)
+			return err
 		}
 	}
-	loop, err := attachLoop(file)
-	if err != nil {
-		return err
+	var loops []string
+	var opened []*os.File
+	defer func() { // autoclear: the mount holds the devices from now on, or nobody does
+		for _, loop := range opened {
+			_ = loop.Close()
+		}
+	}()
+	for _, file := range append([]string{primary}, extra...) {
+		loop, err := attachLoop(file)
+		if err != nil {
+			return err
+		}
+		opened, loops = append(opened, loop), append(loops, loop.Name())
 	}
-	defer func() { _ = loop.Close() }() // autoclear: the mount holds the device from now on, or nobody does
-	return wrapMount(unix.Mount(loop.Name(), target, fsType, mountFlags, data), file, fsType)
-}
-
-func wrapMount(err error, file, fsType string) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("mount %s as %s: %w", file, fsType, err)
+	return mount(loops[0], loops[1:], target, volume)
 }

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
@@ -56,15 +55,11 @@ func (d *nbdDriver) Attach(ctx context.Context, id string, volume lazyblock.Volu
 	if err != nil {
 		return reason.Wrap(reason.AttachFailed, err)
 	}
-	opts := append(options(volume.FSType), volume.Options...)
-	for _, export := range exports[1:] {
-		opts = append(opts, "device="+export.Path())
-	}
 	// The kernel reads the superblock inside mount(2). If ctx ends first, failing
 	// those reads is the only way to make it return.
 	ended := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { ended <- d.end(id) })
-	err = wrapMount(unix.Mount(exports[0].Path(), target, volume.FSType, mountFlags, strings.Join(opts, ",")), exports[0].Path(), volume.FSType)
+	err = mount(exports[0].Path(), paths(exports[1:]), target, volume)
 	if !stop() {
 		err = errors.Join(ctx.Err(), err, <-ended)
 	}
@@ -191,6 +186,14 @@ func (d *nbdDriver) backend(id string, slot int) string {
 		return d.prefix + id
 	}
 	return d.prefix + extraName(id, slot-1)
+}
+
+func paths(exports []*nbd.Export) []string {
+	var paths []string
+	for _, export := range exports {
+		paths = append(paths, export.Path())
+	}
+	return paths
 }
 
 func closeExports(exports []*nbd.Export) error {

@@ -16,12 +16,15 @@ func TestNBDDriver(t *testing.T) {
 	if err := nbd.Supported(); err != nil {
 		t.Skip(err)
 	}
-	attachtest.Run(t, func(t *testing.T, dir string) attach.Driver {
-		t.Helper()
-		driver, err := attach.NewNBD(dir, nbd.Options{ResendAfter: 2 * time.Second, Log: zaptest.NewLogger(t)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return driver
+	attachtest.Run(t, attachtest.Driver{
+		Resends: true,
+		Open: func(t *testing.T, dir string) attach.Driver {
+			t.Helper()
+			driver, err := attach.NewNBD(dir, nbd.Options{ResendAfter: 2 * time.Second, Log: zaptest.NewLogger(t)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return driver
+		},
 	})
 }

@@ -3,16 +3,12 @@
 package attachtest
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,15 +18,34 @@ import (
 	"github.com/referee-cri/referee/lazyblock/attach"
 )
 
-// Run runs the suite. open makes a driver that works below dir.
-func Run(t *testing.T, open func(t *testing.T, dir string) attach.Driver) {
+// Driver is what the suite has to know of a driver.
+type Driver struct {
+	// Open makes a driver that works below dir: a new one, or after that was
+	// closed the next, which takes over what it left.
+	Open func(t *testing.T, dir string) attach.Driver
+	// Resends tells that a read which a former process took and never answered
+	// is answered by the next.
+	Resends bool
+}
+
+// Run runs the suite.
+func Run(t *testing.T, driver Driver) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("attaching volumes needs root")
 	}
+	t.Run("erofs on two devices", func(t *testing.T) {
+		image := makeImage(t, "erofs", "--chunksize=4096", "--blobdev=BLOB")
+		for name, check := range map[string]func(*testing.T, *bench){
+			"reads every byte right":           readsRight, // no comma: device= has the path
+			"is taken over by the next driver": isTakenOver,
+		} {
+			t.Run(name, func(t *testing.T) { check(t, newBench(t, driver, image)) })
+		}
+	})
 	for _, fsType := range []string{"erofs", "ext4"} {
 		t.Run(fsType, func(t *testing.T) {
-			image, files := makeImage(t, fsType)
+			image := makeImage(t, fsType)
 			for name, check := range map[string]func(*testing.T, *bench){
 				"reads every byte right, also concurrently":  readsRight,
 				"ends when the context ends during mount":    endsWithContext,
@@ -39,11 +54,11 @@ func Run(t *testing.T, open func(t *testing.T, dir string) attach.Driver) {
 				"attaches two volumes and detaches only one": keepsVolumesApart,
 				"is read-only": isReadOnly,
 				"detaches what is open without breaking others": detachesLazily,
+				"is taken over by the next driver":              isTakenOver,
+				"answers a read that the former driver took":    answersWaiting,
+				"fails reads of what nobody takes over":         failsLeftOver,
 			} {
-				t.Run(name, func(t *testing.T) {
-					b := newBench(t, open, fsType, image, files)
-					check(t, b)
-				})
+				t.Run(name, func(t *testing.T) { check(t, newBench(t, driver, image)) })
 			}
 		})
 	}
@@ -51,26 +66,49 @@ func Run(t *testing.T, open func(t *testing.T, dir string) attach.Driver) {
 
 // bench is one driver with one image.
 type bench struct {
-	driver attach.Driver
+	image
+	kind   Driver
+	driver attach.Driver // the one that serves now
 	dir    string
-	fsType string
-	image  []byte
-	files  map[string][32]byte
 }
 
-func newBench(t *testing.T, open func(*testing.T, string) attach.Driver, fsType string, image []byte, files map[string][32]byte) *bench {
+func newBench(t *testing.T, kind Driver, image image) *bench {
 	t.Helper()
-	dir := t.TempDir()
-	driver := open(t, filepath.Join(dir, "driver"))
+	b := &bench{image: image, kind: kind, dir: t.TempDir()}
+	b.open(t)
 	t.Cleanup(func() {
-		if err := driver.Close(); err != nil {
-			t.Errorf("close driver: %v", err)
-		}
-		if err := attach.Unmount(filepath.Join(dir, "driver")); err != nil {
+		b.close(t)
+		if err := attach.Unmount(b.driverDir()); err != nil {
 			t.Error(err)
 		}
 	})
-	return &bench{driver: driver, dir: dir, fsType: fsType, image: image, files: files}
+	return b
+}
+
+func (b *bench) driverDir() string { return filepath.Join(b.dir, "driver") }
+
+func (b *bench) open(t *testing.T) {
+	t.Helper()
+	b.driver = b.kind.Open(t, b.driverDir())
+}
+
+func (b *bench) close(t *testing.T) {
+	t.Helper()
+	if err := b.driver.Close(); err != nil {
+		t.Errorf("close driver: %v", err)
+	}
+}
+
+// device returns a new device of the image's primary bytes.
+func (b *bench) device(id string) *device { return newDevice(id, b.primary) }
+
+// volume is the image with its primary bytes from device.
+func (b *bench) volume(device lazyblock.Device) lazyblock.Volume {
+	v := lazyblock.Volume{FSType: b.fsType, Primary: device}
+	if b.extra != nil {
+		v.Extra = []lazyblock.Device{newDevice(device.ID()+"-extra", b.extra)}
+	}
+	return v
 }
 
 // attach mounts device and detaches it when the test ends.
@@ -85,7 +123,7 @@ func (b *bench) attach(ctx context.Context, t *testing.T, id string, device lazy
 			t.Errorf("detach: %v", err)
 		}
 	})
-	return target, b.driver.Attach(ctx, id, lazyblock.Volume{FSType: b.fsType, Primary: device}, target)
+	return target, b.driver.Attach(ctx, id, b.volume(device), target)
 }
 
 func (b *bench) mustAttach(t *testing.T, id string, device lazyblock.Device) string {
@@ -101,7 +139,12 @@ func (b *bench) mustAttach(t *testing.T, id string, device lazyblock.Device) str
 }
 
 func readsRight(t *testing.T, b *bench) {
-	target := b.mustAttach(t, "vol", newDevice("vol", b.image))
+	readAll(t, b, b.mustAttach(t, "vol", b.device("vol")))
+}
+
+// readAll reads every file at once and compares it.
+func readAll(t *testing.T, b *bench, target string) {
+	t.Helper()
 	var wg sync.WaitGroup
 	for name, want := range b.files {
 		wg.Go(func() {
@@ -117,7 +160,7 @@ func readsRight(t *testing.T, b *bench) {
 }
 
 func endsWithContext(t *testing.T, b *bench) {
-	device := newDevice("vol", b.image)
+	device := b.device("vol")
 	device.hang.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -132,7 +175,7 @@ func endsWithContext(t *testing.T, b *bench) {
 }
 
 func failsWithEIO(t *testing.T, b *bench) {
-	device := newDevice("vol", b.image)
+	device := b.device("vol")
 	target := b.mustAttach(t, "vol", device)
 	device.fail.Store(true)
 	failures := 0
@@ -158,8 +201,8 @@ func refusesGarbage(t *testing.T, b *bench) {
 }
 
 func keepsVolumesApart(t *testing.T, b *bench) {
-	one := b.mustAttach(t, "one", newDevice("one", b.image))
-	b.mustAttach(t, "two", newDevice("two", b.image))
+	one := b.mustAttach(t, "one", b.device("one"))
+	b.mustAttach(t, "two", b.device("two"))
 	if err := b.driver.Detach("two", filepath.Join(b.dir, "mnt-two")); err != nil {
 		t.Fatal(err)
 	}
@@ -172,14 +215,14 @@ func keepsVolumesApart(t *testing.T, b *bench) {
 }
 
 func isReadOnly(t *testing.T, b *bench) {
-	target := b.mustAttach(t, "vol", newDevice("vol", b.image))
+	target := b.mustAttach(t, "vol", b.device("vol"))
 	if err := os.WriteFile(filepath.Join(target, "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("write: got %v, want EROFS", err)
 	}
 }
 
 func detachesLazily(t *testing.T, b *bench) {
-	target := b.mustAttach(t, "vol", newDevice("vol", b.image))
+	target := b.mustAttach(t, "vol", b.device("vol"))
 	for name := range b.files {
 		f, err := os.Open(filepath.Join(target, name))
 		if err != nil {
@@ -195,65 +238,4 @@ func detachesLazily(t *testing.T, b *bench) {
 	if err != nil || len(entries) != 0 {
 		t.Errorf("the target still shows %d entries (%v)", len(entries), err)
 	}
-}
-
-// device is an image in memory whose reads can be made to hang or fail.
-type device struct {
-	id         string
-	image      *bytes.Reader
-	hang, fail atomic.Bool
-}
-
-func newDevice(id string, image []byte) *device {
-	return &device{id: id, image: bytes.NewReader(image)}
-}
-
-func (d *device) ID() string   { return d.id }
-func (d *device) Size() int64  { return d.image.Size() }
-func (d *device) Close() error { return nil }
-
-func (d *device) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if d.hang.Load() {
-		<-ctx.Done()
-		return 0, ctx.Err()
-	}
-	if d.fail.Load() {
-		return 0, errors.New("device fails on purpose")
-	}
-	return d.image.ReadAt(p, off)
-}
-
-// makeImage makes a file-system image and returns the digests of its files.
-func makeImage(t *testing.T, fsType string) ([]byte, map[string][32]byte) {
-	t.Helper()
-	tree, image := filepath.Join(t.TempDir(), "tree"), filepath.Join(t.TempDir(), "image")
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	files := make(map[string][32]byte)
-	random := rand.NewChaCha8([32]byte{1})
-	for name, size := range map[string]int{"empty": 0, "small": 100, "page": 4096, "large": 3<<20 + 7} {
-		data := make([]byte, size)
-		_, _ = random.Read(data)
-		if err := os.WriteFile(filepath.Join(tree, name), data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		files[name] = sha256.Sum256(data)
-	}
-	commands := map[string][]string{
-		"erofs": {"mkfs.erofs", image, tree},
-		"ext4":  {"mkfs.ext4", "-q", "-O", "^has_journal", "-d", tree, image, "16M"},
-	}
-	command := commands[fsType]
-	if _, err := exec.LookPath(command[0]); err != nil {
-		t.Skipf("%s is not installed", command[0])
-	}
-	if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", command, err, out)
-	}
-	data, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data, files
 }
