@@ -512,7 +512,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 func TestEviction(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := openStore(t, dir, Options{MaxBytes: 3 * mib})
+	s := openStore(t, dir, Options{MaxBytes: 3 * mib, LowBytes: 3 * mib})
 	load := func(src *source) *Blob {
 		b := openBlob(t, s, src)
 		check(t, b, src, 0, mib)

@@ -23,6 +23,9 @@ type disk interface {
 	SyncDir(path string) error
 	ModTime(path string) (time.Time, error)
 	SetModTime(path string, t time.Time) error
+	// Space is what is free, to those who are not root, and the size of the file
+	// system that holds path, in bytes.
+	Space(path string) (free, size int64, err error)
 }
 
 // diskFile is an open file. Sync makes what was written before it durable.
@@ -101,6 +104,14 @@ func (osDisk) OpenFile(path string, create bool) (diskFile, error) {
 func (osDisk) Rename(from, to string) error              { return os.Rename(from, to) }
 func (osDisk) Remove(path string) error                  { return os.Remove(path) }
 func (osDisk) SetModTime(path string, t time.Time) error { return os.Chtimes(path, t, t) }
+
+func (osDisk) Space(path string) (free, size int64, err error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(path, &stat); err != nil {
+		return 0, 0, fmt.Errorf("statfs %s: %w", path, err)
+	}
+	return int64(stat.Bavail) * stat.Frsize, int64(stat.Blocks) * stat.Frsize, nil //nolint:gosec // no file system is that large
+}
 
 func (osDisk) SyncDir(path string) error {
 	f, err := os.Open(path)

@@ -14,7 +14,8 @@
 //
 // The package never checks content against a digest: bytes are what the origin
 // said, until a format's verification has seen them (see Blob.Invalidate). It
-// never makes room at the expense of a blob that is open.
+// never makes room at the expense of a blob that is open, and never fills the file
+// system it is on: that belongs to the node.
 //
 // Goroutines: one a Store, which writes the maps (stopped and awaited by
 // Store.Close), and one a fetch (awaited by the last Blob.Close of that digest).

@@ -130,6 +130,7 @@ func (d *volatileDisk) SyncDir(dir string) error {
 func (d *volatileDisk) Lock(string) (io.Closer, error)     { return io.NopCloser(nil), nil }
 func (d *volatileDisk) MkdirAll(string) error              { return nil } // directories are implied
 func (d *volatileDisk) ModTime(string) (time.Time, error)  { return time.Time{}, nil }
+func (d *volatileDisk) Space(string) (int64, int64, error) { return 1 << 40, 1 << 40, nil }
 func (d *volatileDisk) SetModTime(string, time.Time) error { return nil }
 
 func (d *volatileDisk) ReadDir(dir string) ([]string, error) {

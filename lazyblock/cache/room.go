@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 )
 
-var errNoRoom = errors.New("cache is full of blobs in use")
+var errNoRoom = errors.New("cache or its disk is full of what is in use")
 
 // reserve counts n more bytes of e, after making room for them.
 func (s *Store) reserve(e *entry, n int64) error {
@@ -29,18 +29,42 @@ func (s *Store) unreserve(e *entry, n int64) {
 	s.bytes -= n
 }
 
+// keepFree is the default of Options.KeepFree.
+const keepFree = 1 << 30
+
 // makeRoom removes unused blobs until n more bytes fit, and reports whether they
 // do. The caller holds s.mu.
 func (s *Store) makeRoom(n int64) bool {
-	if s.opts.MaxBytes == 0 {
-		return true
+	if s.opts.MaxBytes > 0 && s.bytes+n > s.opts.MaxBytes {
+		for s.bytes+n > s.opts.LowBytes && s.evict() {
+		}
+		if s.bytes+n > s.opts.MaxBytes {
+			return false
+		}
 	}
-	for s.bytes+n > s.opts.MaxBytes {
+	for s.scarce(n) {
 		if !s.evict() {
 			return false
 		}
 	}
 	return true
+}
+
+// scarce reports whether n more bytes would leave too little of the file system
+// to others.
+func (s *Store) scarce(n int64) bool {
+	if s.opts.KeepFree < 0 {
+		return false
+	}
+	free, size, err := s.disk.Space(s.dir)
+	if err != nil {
+		return false // writes will tell
+	}
+	least := s.opts.KeepFree
+	if least == 0 {
+		least = min(keepFree, size/20)
+	}
+	return free-n < least
 }
 
 // evict removes the blob that has not been used for longest, and reports whether

@@ -50,6 +50,14 @@ type Options struct {
 	// least recently used first, to stay below it. When those in use fill it,
 	// further reads are not kept. 0: no bound.
 	MaxBytes int64
+	// LowBytes is down to where unused blobs are removed once MaxBytes would be
+	// passed, so that not every read has to make room. Default nine tenths of it.
+	LowBytes int64
+	// KeepFree is how many bytes of the file system are left to others: where less
+	// is free, unused blobs are removed, and then nothing is kept. Default 1 GiB, or
+	// a twentieth of the file system if that is less. Negative: the file system may
+	// be filled.
+	KeepFree int64
 	// MaxBuffered bounds the memory of all fetches under way, default 64 MiB;
 	// those that nobody waits for take half of it, or one request, at most.
 	MaxBuffered int64
@@ -76,6 +84,9 @@ func (o *Options) setDefaults() error {
 			*d.field = d.value
 		}
 	}
+	if o.LowBytes == 0 {
+		o.LowBytes = o.MaxBytes - o.MaxBytes/10
+	}
 	if o.FlushInterval == 0 {
 		o.FlushInterval = 5 * time.Second
 	}
@@ -89,6 +100,8 @@ func (o *Options) setDefaults() error {
 		return fmt.Errorf("fetch size %d is not a power of two of at least the block size", o.FetchSize)
 	case o.MaxRequest < o.FetchSize || o.MaxRequest%o.BlockSize != 0:
 		return fmt.Errorf("longest request %d is not a multiple of the block size, of at least the fetch size", o.MaxRequest)
+	case o.LowBytes < 0 || o.LowBytes > o.MaxBytes:
+		return fmt.Errorf("low mark %d is not between 0 and the %d bytes kept at most", o.LowBytes, o.MaxBytes)
 	case o.MaxBuffered < o.MaxRequest:
 		return fmt.Errorf("%d bytes of buffers hold no request of %d", o.MaxBuffered, o.MaxRequest)
 	}
