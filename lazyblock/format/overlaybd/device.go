@@ -25,6 +25,7 @@ type Device struct {
 	segments []segment // merged, mapped ones only
 	size     int64
 	cache    blockCache
+	readings readings
 	closed   atomic.Bool
 }
 
@@ -126,8 +127,10 @@ func (d *Device) ReadRange(ctx context.Context, p []byte, off int64) (int, error
 		return 0, io.EOF
 	}
 	n := int(min(int64(len(p)), d.size-off))
-	if pieces := d.lookup(p[:n], off); len(pieces) > 0 {
-		if err := scatter(ctx, pieces, &d.cache); err != nil {
+	r := d.readings.borrow()
+	defer d.readings.giveBack(r)
+	if r.pieces = d.lookup(r.pieces, p[:n], off); len(r.pieces) > 0 {
+		if err := r.scatter(ctx, &d.cache); err != nil {
 			return 0, fmt.Errorf("read device %s at %d: %w", d.id, off, err)
 		}
 	}
@@ -140,9 +143,8 @@ func (d *Device) ReadRange(ctx context.Context, p []byte, off int64) (int, error
 // maxPiece keeps one piece to what one fetch should carry.
 const maxPiece = 1 << 20
 
-// lookup clears the holes of p and returns what is to be read into the rest.
-func (d *Device) lookup(p []byte, off int64) []piece {
-	var pieces []piece
+// lookup clears the holes of p and appends what is to be read into the rest.
+func (d *Device) lookup(pieces []piece, p []byte, off int64) []piece {
 	end := off + int64(len(p))
 	for at, i := off, d.find(off); at < end; {
 		if i == len(d.segments) || byteStart(d.segments[i]) >= end {

@@ -18,7 +18,7 @@ func (l *layer) readLSMT(ctx context.Context, ahead *readAhead, limits *openLimi
 		return fmt.Errorf("read LSMT trailer: %w", err)
 	}
 	head, tail := make([]byte, lsmtHeaderSize), make([]byte, lsmtHeaderSize)
-	if err := scatter(ctx, []piece{{l, 0, head}, {l, trailerOffset, tail}}, nil); err != nil {
+	if err := scatter(ctx, []piece{{l, 0, head}, {l, trailerOffset, tail}}); err != nil {
 		return fmt.Errorf("read LSMT header and trailer: %w", err)
 	}
 	// The sealed flag of the header is absent in a sealed writable layer.
@@ -57,7 +57,7 @@ func (l *layer) readSegments(ctx context.Context, trailer *lsmtHeader, limits *o
 	buf := make([]byte, min(length, indexPiece))
 	for off := int64(0); off < length; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), length-off)]
-		if err := scatter(ctx, []piece{{l, int64(trailer.indexOffset) + off, buf}}, nil); err != nil {
+		if err := scatter(ctx, []piece{{l, int64(trailer.indexOffset) + off, buf}}); err != nil {
 			return nil, err
 		}
 		var err error

@@ -35,13 +35,29 @@ type run struct {
 	first, last int // blocks; unused without ZFile
 }
 
+// scatter fills every piece, past any cache. The order of pieces changes.
+func scatter(ctx context.Context, pieces []piece) error {
+	r := reading{pieces: pieces}
+	return r.scatter(ctx, nil)
+}
+
+// reading is what a read needs to remember; it can be used again.
+type reading struct {
+	pieces []piece
+	runs   []run
+}
+
 // scatter fills every piece. Runs are fetched side by side, because each may
-// cost a round trip. The order of pieces changes.
-func scatter(ctx context.Context, pieces []piece, cache *blockCache) error {
-	runs := plan(pieces)
-	if len(runs) == 1 {
-		return runs[0].read(ctx, cache)
+// cost a round trip.
+func (r *reading) scatter(ctx context.Context, cache *blockCache) error {
+	r.runs = plan(r.runs[:0], r.pieces)
+	if len(r.runs) == 1 {
+		return r.runs[0].read(ctx, cache)
 	}
+	return readAll(ctx, r.runs, cache)
+}
+
+func readAll(ctx context.Context, runs []run, cache *blockCache) error {
 	g, ctx := errgroup.WithContext(ctx) // waited for below
 	g.SetLimit(parallelRuns)
 	for i := range runs {
@@ -50,12 +66,34 @@ func scatter(ctx context.Context, pieces []piece, cache *blockCache) error {
 	return g.Wait()
 }
 
-// plan sorts pieces by place and groups them into runs.
-func plan(pieces []piece) []run {
+// maxReadings keeps the memory of rare scattered reads from staying.
+const maxReadings = 256
+
+// readings recycles what reads remember.
+type readings struct{ pool sync.Pool }
+
+func (r *readings) borrow() *reading {
+	if one, ok := r.pool.Get().(*reading); ok {
+		return one
+	}
+	return new(reading)
+}
+
+func (r *readings) giveBack(one *reading) {
+	if max(cap(one.pieces), cap(one.runs)) > maxReadings {
+		return
+	}
+	clear(one.pieces) // they hold the reader's memory
+	clear(one.runs)
+	one.pieces, one.runs = one.pieces[:0], one.runs[:0]
+	r.pool.Put(one)
+}
+
+// plan sorts pieces by place and appends them to runs, grouped.
+func plan(runs []run, pieces []piece) []run {
 	slices.SortFunc(pieces, func(a, b piece) int {
 		return cmp.Or(cmp.Compare(a.layer.number, b.layer.number), cmp.Compare(a.off, b.off))
 	})
-	var runs []run
 	stored := int64(0) // of the last run
 	for i := range pieces {
 		p := &pieces[i]

@@ -165,7 +165,7 @@ func rewrite(t *testing.T, blob lazyblock.RangeReader) []byte {
 	d := openDevice(t, blob)
 	l := d.layers[0]
 	head := make([]byte, lsmtHeaderSize)
-	if err := scatter(t.Context(), []piece{{l, 0, head}}, nil); err != nil {
+	if err := scatter(t.Context(), []piece{{l, 0, head}}); err != nil {
 		t.Fatal(err)
 	}
 	text := func(p []byte) string { return string(bytes.TrimRight(p, "\x00")) }

@@ -77,7 +77,7 @@ func TestLSMTIsCommitted(t *testing.T) {
 		write{1 << 20, randomBytes(1, 512)}, write{0, randomBytes(2, 1024)}))
 	l := d.layers[0]
 	file := make([]byte, l.size)
-	if err := scatter(t.Context(), []piece{{l, 0, file}}, nil); err != nil {
+	if err := scatter(t.Context(), []piece{{l, 0, file}}); err != nil {
 		t.Fatal(err)
 	}
 	le := binary.LittleEndian
