@@ -69,6 +69,14 @@ test: deps tools build ## Run every test, end to end included (root)
 e2e: deps tools build ## Run only the end-to-end tests (root)
 	go test -race -timeout 40m -count=1 $(TESTFLAGS) ./e2e/...
 
+# `make soak SOAK_KILLS=20 SOAK_SEED=1` is shorter, and repeats an order of events.
+SOAK_KILLS := 100
+SOAK_SEED  :=
+
+.PHONY: soak
+soak: deps tools build ## Let containers read while everything fails around them, for an hour (root)
+	SOAK_KILLS=$(SOAK_KILLS) SOAK_SEED=$(SOAK_SEED) go test -race -timeout 3h -count=1 -v -run '^TestSoak$$' ./e2e
+
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
 	$(<D)/golangci-lint run --timeout 15m ./...

@@ -82,6 +82,9 @@ func (r *Referee) Client() (*Client, error) { return r.node.Through(r.opts.Socke
 // Reconfigure changes the configuration for the next Start.
 func (r *Referee) Reconfigure(config string) { r.opts.Config = config }
 
+// Upgrade changes the binary for the next Start.
+func (r *Referee) Upgrade(binary string) { r.opts.Binary = binary }
+
 // PID is the daemon's process id.
 func (r *Referee) PID() int { return r.proc.pid() }
 

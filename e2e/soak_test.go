@@ -1,0 +1,204 @@
+package e2e_test
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/referee-cri/referee/e2e/node"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/testdata"
+)
+
+// What TestSoak may be told by the environment. `make soak` asks for 100 kills.
+const (
+	soakKills = "SOAK_KILLS" // default 4
+	soakSeed  = "SOAK_SEED"  // default: another one each time, printed
+)
+
+const (
+	soakFiles = 20
+	// soakGiveUp is reads.give_up_after: longer than anything that happens, so that
+	// no read may fail.
+	soakGiveUp = 2 * time.Minute
+	// soakDisk is the file system that the cache has: what it may keep fits, ballast
+	// does not fit beside it.
+	soakDisk = 128 << 20
+)
+
+// soak is a node to which things happen.
+type soak struct {
+	*bed
+
+	random     *rand.Rand
+	dir, disk  string
+	upgrades   int
+	longest    time.Duration // of a freeze
+	mirrorDown atomic.Bool
+	outages    []outage
+}
+
+// outage is a time in which reads may fail, because it was too long to wait.
+type outage struct{ began, ended time.Time }
+
+// TestSoak has two containers of one image read at random, and write over it,
+// while in seeded order everything happens to the node that must not hurt them.
+func TestSoak(t *testing.T) {
+	t.Parallel()
+	kills, seed := soakNumber(t, soakKills, 4), uint64(soakNumber(t, soakSeed, int(time.Now().UnixNano()))) //nolint:gosec // any bits
+	t.Logf("%s=%d %s=%d", soakKills, kills, soakSeed, seed)
+	s := newSoak(t, seed)
+	events := schedule(s.random, kills)
+	if kills > len(soakEvents()) {
+		s.longest = time.Minute
+		events = slices.Insert(events, len(events)/2, soakEvent{"outage", longOutage})
+	}
+	shelf := s.newShelf(t, testdata.Dir(t, "reference")+"/tiny", soakFiles)
+	ref := s.throughMirror(t, shelf.ref)
+	s.pull(t, ref, fallback.Lazy)
+	before := s.descriptors(t)
+	s.registry.ResetRequests()
+	var readers []*soakReading
+	var containers []*node.Container
+	for i := range uint64(2) {
+		c := start(t, s.lazy, ref, "/bin/busybox", "sleep", "100000")
+		containers = append(containers, c)
+		readers = append(readers, readAtRandom(t, filepath.Join(s.State(), "io.containerd.runtime.v2.task", "k8s.io", c.ID, "rootfs"), soakFiles, seed+i))
+	}
+	for _, event := range events {
+		began := time.Now()
+		event.do(t, s)
+		t.Logf("%-20s %s", event.name, time.Since(began).Round(time.Millisecond))
+		s.wait(t, 100*time.Millisecond, 500*time.Millisecond)
+	}
+	for i, r := range readers {
+		s.judge(t, i, r.end(t))
+	}
+	requests, fetched := s.blobRequests()
+	t.Logf("registry: %d requests, %d MB", requests, fetched>>20)
+	if requests < len(events) {
+		t.Errorf("%d requests in %d events: the readers hardly needed the registry", requests, len(events))
+	}
+	for _, c := range containers {
+		removePod(t, c)
+	}
+	s.expectReleased(t, ref)
+	if after := s.descriptors(t); after > before+8 {
+		t.Errorf("the daemon has %d descriptors open, %d before", after, before)
+	}
+}
+
+// judge tells what a reader has seen and fails for what it must not have.
+func (s *soak) judge(t *testing.T, reader int, report soakReport) {
+	t.Helper()
+	announced := 0
+	for _, e := range report.Errors {
+		if slices.ContainsFunc(s.outages, func(o outage) bool { return e.Ended.After(o.began) && e.Began.Before(o.ended) }) {
+			announced++
+			continue
+		}
+		t.Errorf("reader %d, after %s: %s", reader, e.Ended.Sub(e.Began).Round(time.Millisecond), e.Text)
+	}
+	t.Logf("reader %d: %d reads of %d MB, %d writes, %d wrong, %d errors, of which %d in announced outages, longest wait %s", reader,
+		report.Reads, report.Bytes>>20, report.Writes, len(report.Wrong), len(report.Errors), announced, report.Longest.Round(time.Millisecond))
+	if report.Reads == 0 || report.Writes == 0 {
+		t.Errorf("reader %d did nothing", reader)
+	}
+	for _, wrong := range report.Wrong {
+		t.Errorf("reader %d got wrong bytes: %s", reader, wrong)
+	}
+}
+
+func newSoak(t *testing.T, seed uint64) *soak {
+	t.Helper()
+	s := &soak{random: rand.New(rand.NewPCG(seed, 1)), dir: t.TempDir(), disk: t.TempDir(), longest: 3 * time.Second}
+	if err := unix.Mount("tmpfs", s.disk, "tmpfs", 0, fmt.Sprintf("size=%d", soakDisk)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // after the node's
+		if err := unix.Unmount(s.disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	s.bed = newBed(t, node.Options{}, fmt.Sprintf("[reads]\ngive_up_after = %q\n[cache]\ndir = %q\nmax_size = \"64MiB\"\n",
+		soakGiveUp, filepath.Join(s.disk, "cache")))
+	return s
+}
+
+// throughMirror returns a reference to the same image on a host whose first
+// endpoint may go down.
+func (s *soak) throughMirror(t *testing.T, ref string) string {
+	t.Helper()
+	origin, err := url.Parse(s.registry.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(origin)
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // every fault would be a line
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if s.mirrorDown.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		proxy.ServeHTTP(w, req)
+	}))
+	t.Cleanup(mirror.Close)
+	if err := s.PointHost("soak.test", node.Endpoint{URL: mirror.URL}, node.Endpoint{URL: s.registry.URL()}); err != nil {
+		t.Fatal(err)
+	}
+	return "soak.test" + ref[len(s.registry.Host()):]
+}
+
+// begin starts the daemon again. A registry that does not answer must not keep it.
+func (s *soak) begin(t *testing.T) {
+	t.Helper()
+	if err := s.referee.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wait lets some time pass, between least and most.
+func (s *soak) wait(t *testing.T, least, most time.Duration) {
+	t.Helper()
+	select {
+	case <-t.Context().Done():
+		t.Fatal(t.Context().Err())
+	case <-time.After(least + time.Duration(s.random.Int64N(int64(most-least)+1))):
+	}
+}
+
+func (s *soak) descriptors(t *testing.T) int {
+	t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.referee.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
+}
+
+// soakNumber is a number in the environment, or otherwise.
+func soakNumber(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
