@@ -140,7 +140,7 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 		log.Warn("start-up trace not kept", zap.Error(err))
 		return
 	}
-	log.Info("start-up recorded", zap.Int("ranges", len(ranges)), zap.Int64("bytes", sum(ranges)))
+	log.Debug("start-up recorded", zap.Int("ranges", len(ranges)), zap.Int64("bytes", sum(ranges)))
 }
 
 // replay fetches what former starts have read.
@@ -165,7 +165,7 @@ func (c *Companion) replay(ctx context.Context, log *zap.Logger, spec volume.Spe
 		outcome.Error = err.Error()
 		log.Warn("start-up trace not replayed to its end", zap.Error(err))
 	} else {
-		log.Info("start-up trace replayed", zap.Int("requests", made), zap.Int64("bytes", bytes), zap.Duration("took", time.Since(begin)))
+		log.Debug("start-up trace replayed", zap.Int("requests", made), zap.Int64("bytes", bytes), zap.Duration("took", time.Since(begin)))
 	}
 	if err := c.store.Update(spec.Repository, spec.Artifact.Digest, func(t *Trace) { t.Replayed = outcome }); err != nil {
 		log.Warn("replay not noted", zap.Error(err))
