@@ -277,21 +277,6 @@ func receive[T any](t testing.TB, from <-chan T, what string) T {
 	}
 }
 
-// eventually polls until ok or patience ends.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("waited %v until %s", patience, what)
-		}
-	}
-}
-
 // pattern is n bytes that do not repeat soon.
 func pattern(n int) []byte {
 	block := make([]byte, 4099)

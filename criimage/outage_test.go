@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
+
+	"github.com/referee-cri/referee/internal/eventually"
 )
 
 const (
@@ -44,7 +46,7 @@ func recovers(t *testing.T, b *fakeBackend, do func() error) time.Duration {
 	t.Helper()
 	b.start(t)
 	back := time.Now()
-	eventually(t, "calls work again", func() bool { return do() == nil })
+	eventually.True(t, "calls work again", func() bool { return do() == nil })
 	took := time.Since(back)
 	t.Logf("calls worked %v after the backend's return", took)
 	return took
@@ -87,7 +89,7 @@ func TestContainerdComesAndGoes(t *testing.T) {
 				stayAway(t, 4*time.Second, do)
 				fastest = min(fastest, recovers(t, b, do))
 				b.stop()
-				eventually(t, "the loss is noticed", func() bool { return do() != nil })
+				eventually.True(t, "the loss is noticed", func() bool { return do() != nil })
 			}
 			if fastest > recovery {
 				t.Errorf("recovery took %v at best, want less than %v", fastest, recovery)
@@ -105,7 +107,7 @@ func TestRestartUnnoticedByCallers(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.stop()
-	eventually(t, "the loss is noticed", func() bool { return s.Backend().GetState() != connectivity.Ready })
+	eventually.True(t, "the loss is noticed", func() bool { return s.Backend().GetState() != connectivity.Ready })
 	b.start(t)
 	if _, err := call(t.Context(), front, "/x.Y/Z", []byte{1}); err != nil {
 		t.Errorf("first call after a restart: %v", err)

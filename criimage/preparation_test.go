@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/referee-cri/referee/internal/eventually"
 )
 
 // gate is a preparer whose every step waits for the test.
@@ -56,7 +58,7 @@ func pull(ctx context.Context, t *testing.T, conn *grpc.ClientConn, request *run
 // joined waits until n callers share the preparation of request.
 func joined(t *testing.T, s *Server, request *runtime.PullImageRequest, n int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d callers share", n), func() bool {
+	eventually.True(t, fmt.Sprintf("%d callers share", n), func() bool {
 		s.shared.mu.Lock()
 		defer s.shared.mu.Unlock()
 		running := s.shared.running[keyOf(request)]
@@ -67,7 +69,7 @@ func joined(t *testing.T, s *Server, request *runtime.PullImageRequest, n int) {
 // unused waits until no preparation is left.
 func unused(t *testing.T, s *Server) {
 	t.Helper()
-	eventually(t, "no preparation is left", func() bool {
+	eventually.True(t, "no preparation is left", func() bool {
 		s.shared.mu.Lock()
 		defer s.shared.mu.Unlock()
 		return len(s.shared.running) == 0
@@ -103,15 +105,15 @@ func TestPullsOfOneImageShareAPreparation(t *testing.T) {
 		t.Errorf("%d pulls were forwarded unprepared", n)
 	}
 	close(g.release)
-	eventually(t, "all are forwarded", func() bool { return forwarded.Load() == callers })
+	eventually.True(t, "all are forwarded", func() bool { return forwarded.Load() == callers })
 
 	// A late one shares what is prepared already.
 	done = append(done, pull(t.Context(), t, front, image("registry.example/redis:7")))
-	eventually(t, "the late one is forwarded", func() bool { return forwarded.Load() == callers+1 })
+	eventually.True(t, "the late one is forwarded", func() bool { return forwarded.Load() == callers+1 })
 	for range callers {
 		answerNow <- struct{}{}
 	}
-	eventually(t, "all but one are answered", func() bool {
+	eventually.True(t, "all but one are answered", func() bool {
 		ended := 0
 		for _, d := range done {
 			ended += len(d)

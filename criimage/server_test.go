@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/referee-cri/referee/internal/eventually"
 )
 
 func TestNewNeedsABackend(t *testing.T) {
@@ -92,7 +94,7 @@ func TestShutdownLetsPullsFinish(t *testing.T) {
 
 	shut := make(chan error, 1)
 	go func() { shut <- s.Shutdown(t.Context()) }() // received below
-	eventually(t, "new calls are refused", func() bool {
+	eventually.True(t, "new calls are refused", func() bool {
 		_, err := call(t.Context(), front, "/x.Y/Z", []byte{1})
 		return status.Code(err) == codes.Unavailable
 	})
@@ -195,5 +197,5 @@ func TestThousandCallsLeaveNothingBehind(t *testing.T) { //nolint:paralleltest /
 	}
 	wg.Wait()
 	unused(t, s)
-	eventually(t, "the goroutines are gone", func() bool { return goruntime.NumGoroutine() <= before })
+	eventually.True(t, "the goroutines are gone", func() bool { return goruntime.NumGoroutine() <= before })
 }

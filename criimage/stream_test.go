@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/referee-cri/referee/internal/eventually"
 )
 
 const bidi = "/example.Other/Exec"
@@ -158,7 +160,7 @@ func stalls(t *testing.T, count *atomic.Int64, limit int64) int64 {
 	t.Helper()
 	const still = 40
 	last, unchanged := int64(-1), 0
-	eventually(t, "the writer stalls", func() bool {
+	eventually.True(t, "the writer stalls", func() bool {
 		now := count.Load()
 		if now > limit {
 			t.Fatalf("%d messages are buffered somewhere, want at most %d", now, limit)

@@ -1,7 +1,6 @@
 package negotiate_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/negotiate"
@@ -193,22 +193,6 @@ func TestArtifactManifestsOfOCI(t *testing.T) {
 	}
 }
 
-// eventually polls until done says so.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("in vain waited until %s", what)
-		}
-	}
-}
-
 // legacyRequests counts requests of either endpoint in a repository.
 func legacyRequests(reg *regtest.Registry, repo string) int {
 	n, _ := reg.Count(func(e regtest.Entry) bool {
@@ -239,7 +223,7 @@ func TestLegacyIsFoundInTheBackground(t *testing.T) {
 			if p := plan(t, n, reg.Ref("lab/a", "1")); p.Lazy() || p.Reason != reason.NoReferrers {
 				t.Errorf("the first pull waited: %s: %s", p.Reason, p.Detail)
 			}
-			eventually(t, "the next pull knows", func() bool { return plan(t, n, reg.Ref("lab/a", "1")).Lazy() })
+			eventually.True(t, "the next pull knows", func() bool { return plan(t, n, reg.Ref("lab/a", "1")).Lazy() })
 			if p := plan(t, n, reg.Ref("lab/b", "1")); !p.Lazy() {
 				t.Errorf("not asked beside the API: %s: %s", p.Reason, p.Detail)
 			}
@@ -270,7 +254,7 @@ func TestLegacyIsProbedOnceADay(t *testing.T) {
 		putImage(t, reg, step.repo, "1", regtest.ImageSpec{})
 		plan(t, n, reg.Ref(step.repo, "1"))
 		if step.probes { // both endpoints, which say that they are not there
-			eventually(t, "the endpoints were asked", func() bool { return legacyRequests(reg, step.repo) == 2 })
+			eventually.True(t, "the endpoints were asked", func() bool { return legacyRequests(reg, step.repo) == 2 })
 		}
 	}
 	n.Close()
@@ -292,9 +276,9 @@ func TestFailedProbeIsTriedAgain(t *testing.T) {
 	form{artifactType: typeDADI, layers: 2, orasPush: true}.attach(t, reg, "lab/a", img.Descriptor)
 	remove := reg.Inject(regtest.Fault{Match: regtest.Path("oras"), Status: 503})
 	plan(t, n, reg.Ref("lab/a", "1"))
-	eventually(t, "the probe failed", func() bool { return legacyRequests(reg, "lab/a") == 1 })
+	eventually.True(t, "the probe failed", func() bool { return legacyRequests(reg, "lab/a") == 1 })
 	remove()
-	eventually(t, "an hour is over and it succeeds", func() bool {
+	eventually.True(t, "an hour is over and it succeeds", func() bool {
 		clock.Add(1801) // a list of before must have been forgotten, too
 		return plan(t, n, reg.Ref("lab/a", "1")).Lazy()
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/referee-cri/referee/internal/credentialprovider"
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/registry"
 )
 
@@ -69,7 +70,7 @@ func TestAnswersExpire(t *testing.T) {
 		t.Errorf("expires %s after the question", expires.Sub(before))
 	}
 	s.answer("p", "Image", "", map[string]string{"a.example": "u:3"})
-	eventually(t, "the answer expires", func() bool {
+	eventually.True(t, "the answer expires", func() bool {
 		return logins(p.Credentials(t.Context(), "a.example/x", ""))[0] == "u:3"
 	})
 	s.answer("p", "Image", "", map[string]string{"a.example": "u:4"})
@@ -102,7 +103,7 @@ func TestOneRunServesAllWhoWait(t *testing.T) {
 			for i := range 20 {
 				asking.Go(func() { want(t, p, image(i), wanted...) })
 			}
-			eventually(t, "the plugin runs", func() bool { return len(s.asked()) > 0 })
+			eventually.True(t, "the plugin runs", func() bool { return len(s.asked()) > 0 })
 			open, err := os.OpenFile(gate, os.O_WRONLY, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -171,7 +172,7 @@ func wantGone(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the plugin's child ends", func() bool {
+	eventually.True(t, "the plugin's child ends", func() bool {
 		stat, err := os.ReadFile("/proc/" + string(text) + "/stat")
 		return err != nil || strings.Contains(string(stat), ") Z ") // nobody may be there to reap it
 	})
@@ -184,7 +185,7 @@ func TestFailedPluginIsRunAgainLater(t *testing.T) {
 	p := s.start()
 	want(t, p, "a.example/x")
 	s.answer("p", "Image", "", map[string]string{"a.example": "u:p"})
-	eventually(t, "the plugin is run again", func() bool {
+	eventually.True(t, "the plugin is run again", func() bool {
 		return len(p.Credentials(t.Context(), "a.example/x", "")) == 1
 	})
 }
@@ -199,7 +200,7 @@ func TestCallerDoesNotWaitForEver(t *testing.T) {
 	if offers := p.Credentials(ctx, "a.example/x", ""); offers != nil {
 		t.Errorf("offers %v", offers)
 	}
-	eventually(t, "the plugin has a child", func() bool {
+	eventually.True(t, "the plugin has a child", func() bool {
 		text, err := os.ReadFile(s.log() + ".child")
 		return err == nil && len(text) > 0
 	})
@@ -255,7 +256,7 @@ func TestRefusedAnswerIsForgotten(t *testing.T) {
 		t.Error("a fresh answer is forgotten: the plugin has just been run")
 	}
 	s.answer("p", "Global", "", map[string]string{"*.example": "u:new"})
-	eventually(t, "the answer is old enough to be forgotten", func() bool {
+	eventually.True(t, "the answer is old enough to be forgotten", func() bool {
 		return p.Refused("b.example/y", old) || logins(p.Credentials(t.Context(), "b.example/y", ""))[0] == "u:new"
 	})
 	want(t, p, "b.example/y", "u:new")

@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/internal/credentialprovider"
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/regtest"
@@ -248,7 +249,7 @@ func TestExpiredAnswerIsReplacedBeforeItIsRefused(t *testing.T) {
 	repo := s.repository("app", registry.Credentials{})
 	s.mustRead(repo)
 	s.reg.ResetRequests()
-	eventually(t, "the plugin is asked again", func() bool {
+	eventually.True(t, "the plugin is asked again", func() bool {
 		s.mustRead(repo)
 		return len(s.asked()) > 1
 	})
@@ -259,7 +260,7 @@ func TestExpiredAnswerIsReplacedBeforeItIsRefused(t *testing.T) {
 	// A plugin that has nothing new does not take away what is still good.
 	s.write(s.answerFile("node"), "garbage")
 	before := len(s.asked())
-	eventually(t, "the plugin is asked in vain", func() bool {
+	eventually.True(t, "the plugin is asked in vain", func() bool {
 		s.mustRead(repo)
 		return len(s.asked()) > before
 	})
@@ -365,7 +366,7 @@ func TestEndOfTheCallerIsNotTheEndOfTheRun(t *testing.T) {
 			_, err := repo.Do(ctx, registry.Request{Path: "blobs/" + s.desc.Digest.String()})
 			gaveUp <- err
 		}()
-		eventually(t, "the plugin runs", func() bool { return s.asked() != nil })
+		eventually.True(t, "the plugin runs", func() bool { return s.asked() != nil })
 		cancel()
 		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)

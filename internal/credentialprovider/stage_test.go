@@ -219,18 +219,3 @@ func want(t *testing.T, p *credentialprovider.Plugins, image string, logs ...str
 		t.Errorf("credentials for %s (-want +got):\n%s", image, diff)
 	}
 }
-
-// eventually polls until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/lazyblock/blob"
@@ -53,7 +54,7 @@ func TestSlowRangeIsAskedForTwice(t *testing.T) {
 			if n := b.Stats().Requests - before.Requests; n != 2 {
 				t.Errorf("%d requests, want 2", n)
 			}
-			waitFor(t, left.Load)
+			eventually.True(t, "the first request is given up", left.Load)
 		})
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/lazyblock/blob"
@@ -39,7 +39,7 @@ func TestDemandPassesBackground(t *testing.T) {
 	for i := range 10 {
 		wg.Go(func() { _, _ = busy.ReadRange(ctx, make([]byte, 100), int64(1000+i)) }) // ends by cancel
 	}
-	waitFor(t, func() bool { return hung.Load() == 3 })
+	eventually.True(t, "three requests hang", func() bool { return hung.Load() == 3 })
 	s.check(t, idle, 0, 100)
 
 	promotable, promote := blob.Promotable(t.Context())
@@ -62,15 +62,4 @@ func TestDemandPassesBackground(t *testing.T) {
 		t.Errorf("%d background requests at once, want 3", n)
 	}
 	remove()
-}
-
-func waitFor(t *testing.T, cond func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatal("not within 10s")
-		}
-	}
 }

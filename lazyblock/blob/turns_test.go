@@ -2,22 +2,12 @@ package blob
 
 import (
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
-	"time"
-)
 
-// await polls until cond holds.
-func await(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10s", what)
-		}
-	}
-}
+	"github.com/referee-cri/referee/internal/eventually"
+)
 
 func (t *turns) queued(p Priority) int {
 	t.mu.Lock()
@@ -54,7 +44,7 @@ func TestTurnsComeInOrder(t *testing.T) {
 			mu.Unlock()
 			give()
 		})
-		await(t, name+" waits", func() bool { return turns.queued(Demand)+turns.queued(Background) == before+1 })
+		eventually.True(t, name+" waits", func() bool { return turns.queued(Demand)+turns.queued(Background) == before+1 })
 	}
 	background := WithPriority(t.Context(), Background)
 	promotable, promote := Promotable(t.Context())
@@ -65,7 +55,7 @@ func TestTurnsComeInOrder(t *testing.T) {
 	queue("demand 2", t.Context())
 	promote()
 	promote()
-	await(t, "promotion", func() bool { return turns.queued(Demand) == 3 })
+	eventually.True(t, "promotion", func() bool { return turns.queued(Demand) == 3 })
 	first()
 	wg.Wait()
 	want := []string{"demand 1", "demand 2", "promoted", "background 1", "background 2"}
@@ -94,7 +84,7 @@ func TestBackgroundLeavesRoom(t *testing.T) {
 				}
 			})
 		}
-		await(t, "everyone waits or goes", func() bool { return turns.taken()+turns.queued(Background) == n+5 })
+		eventually.True(t, "everyone waits or goes", func() bool { return turns.taken()+turns.queued(Background) == n+5 })
 		if got := turns.taken(); got != want {
 			t.Errorf("of %d turns %d went to background work, want %d", n, got, want)
 		}

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/reason"
 )
 
@@ -244,7 +244,7 @@ func TestConcurrentMissesShareOneFetch(t *testing.T) {
 		}
 		wg.Go(func() { check(t, b, src, int64(i)*100, 1000) })
 	}
-	waitFor(t, "all readers to wait", func() bool {
+	eventually.True(t, "all readers to wait", func() bool {
 		first.file.mu.Lock()
 		defer first.file.mu.Unlock()
 		return len(first.file.fetches) == 1 && first.file.fetches[0].waiters == 40
@@ -253,17 +253,6 @@ func TestConcurrentMissesShareOneFetch(t *testing.T) {
 	wg.Wait()
 	if diff := cmp.Diff([][2]int64{{0, 256 * kib}}, src.requests()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
-	}
-}
-
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting for %s", what)
-		}
-		runtime.Gosched()
 	}
 }
 
@@ -293,10 +282,10 @@ func TestCancelledWaiterLeavesTheFetchToOthers(t *testing.T) {
 			return len(b.file.fetches) == 1 && b.file.fetches[0].waiters == n
 		}
 	}
-	waitFor(t, "the first reader", waiters(1))
+	eventually.True(t, "the first reader", waiters(1))
 	var wg sync.WaitGroup
 	wg.Go(func() { check(t, b, src, 100, 10) })
-	waitFor(t, "the second reader", waiters(2))
+	eventually.True(t, "the second reader", waiters(2))
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled reader got %v", err)
@@ -350,7 +339,7 @@ func TestPatientReaderOutlivesHurriedFetch(t *testing.T) {
 			t.Error("hurried reader got bytes")
 		}
 	})
-	waitFor(t, "the hurried reader", func() bool {
+	eventually.True(t, "the hurried reader", func() bool {
 		b.file.mu.Lock()
 		defer b.file.mu.Unlock()
 		return len(b.file.fetches) == 1
@@ -382,7 +371,7 @@ func TestFetchErrorReachesAllWaitersAndNothingStays(t *testing.T) {
 			}
 		})
 	}
-	waitFor(t, "all readers to wait", func() bool {
+	eventually.True(t, "all readers to wait", func() bool {
 		b.file.mu.Lock()
 		defer b.file.mu.Unlock()
 		return len(b.file.fetches) == 1 && b.file.fetches[0].waiters == 10

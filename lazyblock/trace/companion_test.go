@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/trace"
@@ -173,26 +174,13 @@ func (b *bed) trace(t *testing.T) *trace.Trace {
 	return got
 }
 
-// eventually polls until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-deadline:
-			t.Fatalf("never: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
 // recorded runs a first start until its trace is kept.
 func (b *bed) recorded(t *testing.T) {
 	t.Helper()
 	blobs := b.open(t)
 	done := b.companion(t).Opened("first", b.spec, blobs)
 	b.start(t, blobs)
-	eventually(t, "the start is recorded", func() bool {
+	eventually.True(t, "the start is recorded", func() bool {
 		_, err := b.store.Get(b.spec.Repository, b.spec.Artifact.Digest)
 		return err == nil
 	})
@@ -213,7 +201,7 @@ func TestSecondStartAsksForNothing(t *testing.T) {
 	blobs := b.open(t)
 	done := b.companion(t).Opened("second", b.spec, blobs)
 	defer done()
-	eventually(t, "the trace is replayed", func() bool { return b.trace(t).Replayed != nil })
+	eventually.True(t, "the trace is replayed", func() bool { return b.trace(t).Replayed != nil })
 	replayed := b.trace(t).Replayed
 	if replayed.Error != "" || replayed.Requests == 0 || replayed.Requests > 24 {
 		t.Errorf("replayed %+v", replayed)
@@ -266,7 +254,7 @@ func TestReplayEndsWithItsVolume(t *testing.T) {
 	}
 	blobs := b.open(t)
 	done := b.companion(t).Opened("second", b.spec, blobs)
-	eventually(t, "the replay has begun", func() bool { return b.origins[0].asked()+b.origins[1].asked() > 0 })
+	eventually.True(t, "the replay has begun", func() bool { return b.origins[0].asked()+b.origins[1].asked() > 0 })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -290,7 +278,7 @@ func TestReplayThatFailsIsTold(t *testing.T) {
 	}
 	blobs := b.open(t)
 	defer b.companion(t).Opened("second", b.spec, blobs)()
-	eventually(t, "the failure is noted", func() bool {
+	eventually.True(t, "the failure is noted", func() bool {
 		r := b.trace(t).Replayed
 		return r != nil && r.Error != ""
 	})
