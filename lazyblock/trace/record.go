@@ -2,6 +2,7 @@ package trace
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +44,7 @@ func (w *Watch) Saw(off, n int64) {
 type recording struct {
 	layers  []ocispec.Descriptor
 	seen    [][]atomic.Uint64 // a bit a unit; set under mu
-	most    int64             // bytes
+	most    int64             // bytes, of what is taken
 	touched chan struct{}     // capacity 1: something was added
 	full    chan struct{}     // closed when no more is taken
 
@@ -53,7 +54,8 @@ type recording struct {
 	isFull bool
 }
 
-// newRecording begins a recording of what known does not have.
+// newRecording begins a recording of what known does not have, to most bytes with
+// that.
 func newRecording(layers []ocispec.Descriptor, known []Range, most int64) *recording {
 	r := &recording{
 		layers:  layers,
@@ -70,7 +72,7 @@ func newRecording(layers []ocispec.Descriptor, known []Range, most int64) *recor
 			for u := k.Offset / unit; u <= (k.Offset+k.Length-1)/unit; u++ {
 				r.mark(k.Layer, u)
 			}
-			r.bytes += k.Length
+			r.most -= k.Length
 		}
 	}
 	return r
@@ -97,7 +99,7 @@ func (r *recording) add(layer int, first, last int64) {
 	for u := first; u <= last && !r.isFull; u++ {
 		if !r.has(layer, u) {
 			r.mark(layer, u)
-			r.append(layer, u*unit)
+			r.extend(layer, u*unit)
 		}
 	}
 	select {
@@ -106,7 +108,8 @@ func (r *recording) add(layer int, first, last int64) {
 	}
 }
 
-func (r *recording) append(layer int, off int64) {
+// extend adds the unit at off. The caller holds r.mu.
+func (r *recording) extend(layer int, off int64) {
 	n := min(unit, r.layers[layer].Size-off)
 	r.bytes += n
 	if last := len(r.ranges) - 1; last >= 0 && r.ranges[last].Layer == layer && r.ranges[last].Offset+r.ranges[last].Length == off {
@@ -160,17 +163,12 @@ func (r *recording) wait(ctx context.Context, quiet, longest time.Duration) {
 func (r *recording) begun() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return sum(r.ranges) >= least
+	return r.bytes >= least
 }
 
 // taken returns what was recorded.
 func (r *recording) taken() []Range {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]Range(nil), r.ranges...)
-}
-
-func sum(ranges []Range) int64 {
-	t := Trace{Ranges: ranges}
-	return t.Bytes()
+	return slices.Clone(r.ranges)
 }

@@ -101,12 +101,14 @@ func (t *Trace) check() error {
 }
 
 // Bytes is the length of all ranges.
-func (t *Trace) Bytes() int64 {
-	var sum int64
-	for _, r := range t.Ranges {
-		sum += r.Length
+func (t *Trace) Bytes() int64 { return sum(t.Ranges) }
+
+func sum(ranges []Range) int64 {
+	var bytes int64
+	for _, r := range ranges {
+		bytes += r.Length
 	}
-	return sum
+	return bytes
 }
 
 // fits reports whether the layers that t and a volume both have are the same: the
