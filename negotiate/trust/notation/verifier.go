@@ -79,7 +79,7 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	}
 	trust, err := v.store.Current()
 	if err != nil {
-		return negotiate.Signer{}, reason.Wrap(reason.SignatureUntrusted, err)
+		return negotiate.Signer{}, err
 	}
 	verdict, err := trust.judge(ctx, target, s)
 	for _, failure := range verdict.tolerated {

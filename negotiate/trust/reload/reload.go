@@ -4,11 +4,12 @@ package reload
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"sync"
 
 	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/internal/reason"
 )
 
 // Store holds what a trust store's files say. Safe for concurrent use.
@@ -59,7 +60,7 @@ func (s *Store[T]) again() {
 		s.now, s.gone = next, nil
 	case errors.Is(err, fs.ErrNotExist):
 		s.log.Error("trust store trusts nobody: a file of it was taken away", zap.Error(err))
-		s.gone = fmt.Errorf("the trust store's file was taken away: %w", err)
+		s.gone = reason.Errorf(reason.SignatureUntrusted, "the trust store's file was taken away: %w", err)
 	case s.gone != nil:
 		s.log.Error("trust store still trusts nobody: its files cannot be used", zap.Error(err))
 	default:

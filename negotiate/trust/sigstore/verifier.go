@@ -57,7 +57,7 @@ func (v *Verifier) Verify(ctx context.Context, target negotiate.Target, s negoti
 	}
 	m, err := v.store.Current()
 	if err != nil {
-		return negotiate.Signer{}, reason.Wrap(reason.SignatureUntrusted, err)
+		return negotiate.Signer{}, err
 	}
 	c, err := m.open(target, s)
 	if err != nil {
