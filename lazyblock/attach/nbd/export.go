@@ -66,30 +66,15 @@ type Export struct {
 // Connect makes a device that bears the identifier backend, not empty and
 // unlike that of any other device, and serves it from reader.
 func Connect(reader lazyblock.RangeReader, backend string, opts Options) (*Export, error) {
-	e := newExport(reader, backend, opts.withDefaults())
-	conns := make([]*os.File, 0, opts.withDefaults().Connections)
-	sockets := make([]*os.File, 0, cap(conns))
-	defer func() {
-		for _, socket := range sockets {
-			_ = socket.Close() // the kernel has its own reference
-		}
-	}()
-	var err error
-	for range cap(conns) {
-		conn, socket, perr := socketPair()
-		if perr != nil {
-			err = perr
-			break
-		}
-		conns, sockets = append(conns, conn), append(sockets, socket)
-	}
+	opts = opts.withDefaults()
+	e := newExport(reader, backend, opts)
+	conns, sockets, err := socketPairs(opts.Connections)
 	if err == nil {
 		e.index, err = connect(e.params, sockets)
 	}
+	closeAll(sockets) // the kernel has its own references
 	if err != nil {
-		for _, conn := range conns {
-			_ = conn.Close()
-		}
+		closeAll(conns)
 		e.cancel()
 		return nil, err
 	}
@@ -198,6 +183,24 @@ func (e *Export) reconnect() (*os.File, error) {
 // isGone tells whether the device does not exist, is not connected, or is not ours.
 func isGone(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
+}
+
+// socketPairs makes n pairs. Those made before an error are returned with it.
+func socketPairs(n int) (conns, sockets []*os.File, err error) {
+	for range n {
+		conn, socket, err := socketPair()
+		if err != nil {
+			return conns, sockets, err
+		}
+		conns, sockets = append(conns, conn), append(sockets, socket)
+	}
+	return conns, sockets, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, file := range files {
+		_ = file.Close()
+	}
 }
 
 // socketPair returns our end, which can be read without blocking a thread, and
