@@ -24,6 +24,10 @@ const (
 	lazyTraced Variant = "lazy, traced"
 )
 
+// variants are all, in the order of the tables; the first is what the others are
+// compared with.
+var variants = []Variant{ordinary, lazyCold, lazyWarm, lazyTraced}
+
 // Sample is one pull and start.
 type Sample struct {
 	Image, Link string
@@ -52,7 +56,7 @@ func measurePulls(ctx context.Context, progress io.Writer, bed *compare.Bed, oth
 		fmt.Fprintf(progress, "image %s: %d layers, %.1f MB; converted in %s\n", name, image.Layers, float64(image.Size)/1e6, image.Converted.Round(100*time.Millisecond))
 		report.Images = append(report.Images, image)
 		for _, l := range report.Links {
-			for _, variant := range []Variant{ordinary, lazyCold, lazyWarm, lazyTraced} {
+			for _, variant := range variants {
 				for range o.repetitions {
 					jobs = append(jobs, job{image, l, variant})
 				}

@@ -80,7 +80,7 @@ func (r *Report) writePulls(out io.Writer) {
 	for _, image := range r.Images {
 		for _, l := range r.Links {
 			base := r.pick(image, l, ordinary)
-			for _, variant := range []Variant{ordinary, lazyCold, lazyWarm, lazyTraced} {
+			for _, variant := range variants {
 				p := r.pick(image, l, variant)
 				bytes := quantile(p.bytes, 0.5)
 				row(image.Name, l.Name, string(variant), fmt.Sprint(len(p.pull)), p.pull.text(), p.ready.text(),
@@ -150,7 +150,7 @@ func (r *Report) writeRoundTrips(out io.Writer) {
 		"image", "variant", "round trips", "and fixed, s")
 	defer flush()
 	for _, image := range r.Images {
-		for _, variant := range []Variant{lazyCold, lazyWarm, lazyTraced} {
+		for _, variant := range variants[1:] {
 			short, long := r.pick(image, near, variant).pull.median(), r.pick(image, far, variant).pull.median()
 			trips := float64(long-short) / float64(far.Shape.RTT-near.Shape.RTT)
 			fixed := short.Seconds() - trips*near.Shape.RTT.Seconds()
@@ -165,7 +165,7 @@ func (r *Report) writeSteps(out io.Writer) {
 	defer flush()
 	for _, image := range r.Images {
 		for _, l := range r.Links {
-			for _, variant := range []Variant{lazyCold, lazyWarm, lazyTraced} {
+			for _, variant := range variants[1:] {
 				cells := []string{image.Name, l.Name, string(variant)}
 				var fetched []int64
 				steps := make([]Durations, 6)
