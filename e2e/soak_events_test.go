@@ -162,11 +162,12 @@ func longOutage(t *testing.T, s *soak) {
 func schedule(random *rand.Rand, kills int) []soakEvent {
 	kinds := soakEvents()
 	events := kinds
-	for len(events) < len(kinds)+kills-1 {
+	for range kills - 1 {
 		events = append(events, kinds[0])
-		if random.IntN(2) == 0 && kills > len(kinds) { // in the long form anything may come again
+	}
+	if kills > len(kinds) { // in the long form anything may come again
+		for range kills / 2 {
 			events = append(events, kinds[random.IntN(len(kinds))])
-			kills++
 		}
 	}
 	random.Shuffle(len(events), func(i, k int) { events[i], events[k] = events[k], events[i] })

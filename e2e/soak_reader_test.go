@@ -24,7 +24,8 @@ type soakReport struct {
 	Writes  int           // over the image, read back
 	Wrong   []string      // reads that gave other bytes than the image has
 	Errors  []soakError   // reads and writes that failed
-	Longest time.Duration // one read or write
+	Longest time.Duration // one read or write …
+	Since   time.Time     // … that began then
 }
 
 type soakError struct {
@@ -102,7 +103,9 @@ func (r *soakReader) step() {
 		err = r.read(r.random.IntN(len(r.files)))
 	}
 	took := time.Since(began)
-	r.report.Longest = max(r.report.Longest, took)
+	if took > r.report.Longest {
+		r.report.Longest, r.report.Since = took, began
+	}
 	if err != nil && len(r.report.Errors) < maxSoakErrors {
 		r.report.Errors = append(r.report.Errors, soakError{began, time.Now(), err.Error()})
 	}

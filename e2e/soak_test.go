@@ -82,7 +82,7 @@ func TestSoak(t *testing.T) {
 	for _, event := range events {
 		began := time.Now()
 		event.do(t, s)
-		t.Logf("%-20s %s", event.name, time.Since(began).Round(time.Millisecond))
+		t.Logf("%s %-20s %s", began.Format(time.TimeOnly), event.name, time.Since(began).Round(time.Millisecond))
 		s.wait(t, 100*time.Millisecond, 500*time.Millisecond)
 	}
 	for i, r := range readers {
@@ -113,8 +113,8 @@ func (s *soak) judge(t *testing.T, reader int, report soakReport) {
 		}
 		t.Errorf("reader %d, after %s: %s", reader, e.Ended.Sub(e.Began).Round(time.Millisecond), e.Text)
 	}
-	t.Logf("reader %d: %d reads of %d MB, %d writes, %d wrong, %d errors, of which %d in announced outages, longest wait %s", reader,
-		report.Reads, report.Bytes>>20, report.Writes, len(report.Wrong), len(report.Errors), announced, report.Longest.Round(time.Millisecond))
+	t.Logf("reader %d: %d reads of %d MB, %d writes, %d wrong, %d errors, of which %d in announced outages, longest wait %s from %s", reader,
+		report.Reads, report.Bytes>>20, report.Writes, len(report.Wrong), len(report.Errors), announced, report.Longest.Round(time.Millisecond), report.Since.Format(time.TimeOnly))
 	if report.Reads == 0 || report.Writes == 0 {
 		t.Errorf("reader %d did nothing", reader)
 	}
