@@ -96,17 +96,25 @@ func (s *Store) keep(f *file, p []byte, off int64) error {
 			s.unreserve(f.entry, int64(len(p)))
 		}
 	}
+	s.tell(f, int64(len(p)), err)
+	return err
+}
+
+// tell logs that n bytes of f were the first that could not be kept, or could be
+// again. That fewer bytes than were refused find room is no news.
+func (s *Store) tell(f *file, n int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if (err != nil) != s.degraded {
-		s.degraded = err != nil
-		if s.degraded {
-			s.opts.Log.Warn("cache cannot keep what is read; reads go on without it", zap.Stringer("digest", f.entry.digest), zap.Error(err))
-		} else {
-			s.opts.Log.Info("cache keeps what is read again")
-		}
+	switch {
+	case err != nil && s.refused == 0:
+		s.opts.Log.Warn("cache cannot keep what is read; reads go on without it", zap.Stringer("digest", f.entry.digest), zap.Error(err))
+		s.refused = n
+	case err != nil:
+		s.refused = min(s.refused, n)
+	case s.refused > 0 && n >= s.refused:
+		s.opts.Log.Info("cache keeps what is read again")
+		s.refused = 0
 	}
-	return err
 }
 
 // write tries again where the disk was full and a blob could be removed.

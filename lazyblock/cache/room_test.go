@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 )
 
@@ -121,5 +123,30 @@ func TestFullFileSystemIsSurvived(t *testing.T) {
 	check(t, b, src, 0, 6*mib)
 	if kept := b.Cached(); kept != 6*mib {
 		t.Errorf("%d bytes kept once there is room, want all", kept)
+	}
+}
+
+// TestFullDiskIsToldOnce, though short pieces still find room where long ones do not.
+func TestFullDiskIsToldOnce(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.InfoLevel)
+	s := openStore(t, t.TempDir(), Options{MaxBytes: 4 * mib, Log: zap.New(core)})
+	src := newSource(1, 8*mib)
+	b := openBlob(t, s, src)
+	fetch := func(off, n int64) {
+		t.Helper()
+		if err := b.Prefetch(t.Context(), off, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fetch(0, 3*mib)
+	fetch(4*mib, 2*mib) // no room
+	fetch(3*mib, mib/2) // room
+	fetch(6*mib, 2*mib) // no room
+	if n := logs.FilterMessageSnippet("cannot keep").Len(); n != 1 {
+		t.Errorf("told %d times, want once", n)
+	}
+	if n := logs.FilterMessageSnippet("keeps what is read again").Len(); n != 0 {
+		t.Errorf("told %d times that there is room", n)
 	}
 }

@@ -122,11 +122,11 @@ type Store struct {
 	stop    chan struct{}
 	flusher sync.WaitGroup
 
-	mu       sync.Mutex
-	entries  map[string]*entry // by directory name
-	bytes    int64             // of all entries
-	degraded bool              // the last attempt to keep something failed
-	closed   bool
+	mu      sync.Mutex
+	entries map[string]*entry // by directory name
+	bytes   int64             // of all entries
+	refused int64             // bytes of the shortest piece that could not be kept lately; 0: all are kept
+	closed  bool
 }
 
 // entry is a blob that has a directory, open or not.
