@@ -53,15 +53,16 @@ type givenUp struct {
 // minBrief is how long a range that was given up is tried for at least.
 const minBrief = 500 * time.Millisecond
 
-// gaveUp tells whether a part of the range was given up lately. The kernel reads
-// up to five times before it believes an error (each of the two page caches over
-// a loop device first reads ahead, then the one page; Linux 6.18), and a process
-// must not wait five times as long as was promised.
+// gaveUp tells whether a part of the range, or what it borders on, was given up
+// lately. The kernel reads up to five times before it believes an error (each of
+// the two page caches over a loop device first reads ahead, then the one page;
+// Linux 6.18), and may read a page and the next one after the other for one
+// reader. A process must not wait so many times as long as was promised.
 func (d *device) gaveUp(off int64, n int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, g := range d.given {
-		if g.off < off+int64(n) && off < g.end && time.Since(g.at) < d.giveUpAfter {
+		if g.off <= off+int64(n) && off <= g.end && time.Since(g.at) < d.giveUpAfter {
 			return true
 		}
 	}

@@ -141,6 +141,9 @@ func TestKernelIsNotWaitedForTwice(t *testing.T) {
 		if took := expect(t, served, 4096, errSilent); took > patience/4 {
 			t.Errorf("a part of that again: gave up after %s", took)
 		}
+		if took := expect(t, served, 8192, errSilent); took > patience/4 {
+			t.Errorf("what comes next: gave up after %s", took)
+		}
 		if took := expect(t, served, 1<<20, errSilent); took != patience {
 			t.Errorf("elsewhere: gave up after %s", took)
 		}
