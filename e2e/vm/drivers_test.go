@@ -51,9 +51,9 @@ func TestDriversOnOldKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, driver := range []string{"FUSE", "NBD"} {
-		if !strings.Contains(output, "--- PASS: Test"+driver+"Driver ") {
-			t.Errorf("the suite did not pass for driver %s", driver)
+	for _, driver := range []string{"FUSEDriver", "NBDDriver", "NBDServerKilled"} {
+		if !strings.Contains(output, "--- PASS: Test"+driver+" ") {
+			t.Errorf("Test%s did not pass", driver)
 		}
 	}
 	for line := range strings.Lines(output) {

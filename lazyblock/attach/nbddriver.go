@@ -31,7 +31,7 @@ var _ Driver = (*nbdDriver)(nil)
 // It finds those that a former process with the same dir left: their readers
 // wait for Adopt, or for Adopted.
 func NewNBD(dir string, opts nbd.Options) (Driver, error) {
-	if err := nbd.Supported(); err != nil {
+	if err := nbdSupported(); err != nil {
 		return nil, err
 	}
 	d := &nbdDriver{

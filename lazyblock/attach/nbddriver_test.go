@@ -13,9 +13,7 @@ import (
 
 func TestNBDDriver(t *testing.T) {
 	t.Parallel()
-	if err := nbd.Supported(); err != nil {
-		t.Skip(err)
-	}
+	requireNBD(t)
 	attachtest.Run(t, attachtest.Driver{
 		Resends: true,
 		Open: func(t *testing.T, dir string) attach.Driver {

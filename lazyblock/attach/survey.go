@@ -32,7 +32,7 @@ type Finding struct {
 func Survey(dir string) []Finding {
 	return []Finding{
 		surveyFUSE(),
-		{Driver: NBD, Err: nbd.Supported()},
+		{Driver: NBD, Err: nbdSupported()},
 		{Driver: Fanotify, Err: fanotify.Supported(dir)},
 	}
 }
@@ -59,6 +59,14 @@ func surveyFUSE() Finding {
 // FUSEResends tells whether a read that a former process took over FUSE and
 // never answered is answered by the next (FUSE_HAS_RESEND, Linux 6.9).
 func FUSEResends() bool { return kernelAtLeast(6, 9) }
+
+// nbdSupported tells why devices cannot be made, or could not be found again.
+func nbdSupported() error {
+	if !kernelAtLeast(5, 14) {
+		return errors.New("before Linux 5.14 nbd devices do not bear identifiers: a restarted daemon could not find its own")
+	}
+	return nbd.Supported()
+}
 
 func canOpen(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
