@@ -13,6 +13,7 @@ import (
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
 	"github.com/referee-cri/referee/lazyblock/volume"
@@ -33,7 +34,7 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	d.negotiator = negotiate.New(negotiate.Options{
 		Client:      d.registry.Client,
 		Policy:      rules,
-		Attachable:  attachable(d.volumes),
+		Attachable:  attachable(d.volumes, d.driver),
 		VerifyImage: verify,
 		Log:         log,
 	})
@@ -49,9 +50,12 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	}), nil
 }
 
-// attachable tells what this node has no reader for.
-func attachable(volumes *volume.Manager) func(format string) error {
+// attachable tells whether this node has a driver, and a reader for a format.
+func attachable(volumes *volume.Manager, driver *attach.Chosen) func(format string) error {
 	return func(format string) error {
+		if err := driver.Ready(); err != nil {
+			return err
+		}
 		if !volumes.CanOpen(format) {
 			return reason.Errorf(reason.NotAttachable, "this node has no reader for %s", format)
 		}

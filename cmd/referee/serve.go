@@ -127,7 +127,7 @@ type daemonParts struct {
 	backend    *grpc.ClientConn // containerd's CRI
 	keeper     keeper.Client
 	fuseDir    string
-	driver     attach.Driver
+	driver     *attach.Chosen
 	cache      *cache.Store
 	volumes    *volume.Manager
 	host       *host.Host
@@ -161,9 +161,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	d.keeper = keeperOf(config)
 	attachment := attach.Options{Driver: config.Attach.Driver, Dir: config.State, Keeper: d.keeper, Log: log}
 	d.fuseDir = attachment.FUSEDir()
-	if d.driver, err = attach.Open(ctx, attachment); err != nil {
-		return d, err
-	}
+	d.driver = attach.Choose(ctx, attachment)
 	traces, err := openTraces(config, log)
 	if err != nil {
 		return d, err
@@ -181,7 +179,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 		VolumesDir: d.volumes.Dir(), Log: log,
 	})
 	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Registry: d.registry.Client, Log: log})
-	if d.guard, err = newGuard(config, d, grafter, log); err != nil {
+	if d.guard, err = newGuard(config, d, grafter, log); err != nil { //nolint:contextcheck // a driver that is found late serves everybody
 		return d, err
 	}
 	d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Log: log})
