@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ func soakEvents() []soakEvent {
 		{"delays", fault(regtest.Fault{Latency: 300 * time.Millisecond})},
 		{"hanging registry", fault(regtest.Fault{Hang: true})},
 		{"slow link", fault(regtest.Fault{BytesPerSecond: 1 << 20})},
+		{"announced outage", announcedOutage},
 	}
 }
 
@@ -98,10 +100,12 @@ func freeze(t *testing.T, s *soak) {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}()
 	s.wait(t, time.Second, s.longest)
-	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // exhaust takes the daemon's free descriptors away for a while.
@@ -116,10 +120,12 @@ func exhaust(t *testing.T, s *soak) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &none, nil); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &former, nil); err != nil {
+			t.Error(err)
+		}
+	}()
 	s.wait(t, time.Second, 2*time.Second)
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &former, nil); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // fillDisk fills the file system of the cache for a while.
@@ -145,16 +151,27 @@ func fillDisk(t *testing.T, s *soak) {
 	}
 }
 
-// longOutage takes the registry away for longer than reads wait. It is not one of
-// the kinds: reads may fail, and it takes long.
-func longOutage(t *testing.T, s *soak) {
+// announcedOutage takes the registry away for longer than reads wait: they may
+// fail, and must be right again afterwards.
+func announcedOutage(t *testing.T, s *soak) {
 	t.Helper()
+	s.reconfigure(t, strings.Replace(s.text, soakGiveUp.String(), soakImpatience.String(), 1))
+	defer s.reconfigure(t, s.text)
 	began := time.Now()
 	remove := s.registry.Inject(regtest.Fault{Drop: true})
 	defer remove()
-	s.wait(t, soakGiveUp+10*time.Second, soakGiveUp+20*time.Second)
+	dropCaches(t)
+	s.wait(t, 5*soakImpatience, 6*soakImpatience)
 	remove()
 	s.outages = append(s.outages, outage{began, time.Now().Add(5 * time.Second)})
+}
+
+// reconfigure restarts the daemon with another configuration.
+func (s *soak) reconfigure(t *testing.T, text string) {
+	t.Helper()
+	s.end(t, s.referee.Stop)
+	s.referee.Reconfigure(text)
+	s.begin(t)
 }
 
 // schedule is every kind once and kills until there are as many as wanted, in the

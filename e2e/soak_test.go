@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,18 +27,23 @@ import (
 
 // What TestSoak may be told by the environment. `make soak` asks for 100 kills.
 const (
-	soakKills = "SOAK_KILLS" // default 4
+	soakKills = "SOAK_KILLS" // default 8
 	soakSeed  = "SOAK_SEED"  // default: another one each time, printed
 )
 
 const (
 	soakFiles = 20
-	// soakGiveUp is reads.give_up_after: longer than anything that happens, so that
-	// no read may fail.
+	// soakGiveUp is reads.give_up_after: longer than anything that happens but an
+	// announced outage, so that no other read may fail.
 	soakGiveUp = 2 * time.Minute
+	// soakImpatience is reads.give_up_after in an announced outage. A layer and the
+	// device above it wait for so long, one after the other.
+	soakImpatience = 3 * time.Second
 	// soakDisk is the file system that the cache has: what it may keep fits, ballast
 	// does not fit beside it.
 	soakDisk = 128 << 20
+	// soakKept is how many connections more than at first the daemon may keep open.
+	soakKept = 8
 )
 
 // soak is a node to which things happen.
@@ -59,18 +65,22 @@ type outage struct{ began, ended time.Time }
 // while in seeded order everything happens to the node that must not hurt them.
 func TestSoak(t *testing.T) {
 	t.Parallel()
-	kills, seed := soakNumber(t, soakKills, 4), uint64(soakNumber(t, soakSeed, int(time.Now().UnixNano()))) //nolint:gosec // any bits
+	kills, seed := soakNumber(t, soakKills, 8), uint64(soakNumber(t, soakSeed, int(time.Now().UnixNano()))) //nolint:gosec // any bits
 	t.Logf("%s=%d %s=%d", soakKills, kills, soakSeed, seed)
 	s := newSoak(t, seed)
 	events := schedule(s.random, kills)
 	if kills > len(soakEvents()) {
 		s.longest = time.Minute
-		events = slices.Insert(events, len(events)/2, soakEvent{"outage", longOutage})
 	}
+	goroutines, err := s.referee.Stacks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.begin(t)
 	shelf := s.newShelf(t, testdata.Dir(t, "reference")+"/tiny", soakFiles)
 	ref := s.throughMirror(t, shelf.ref)
 	s.pull(t, ref, fallback.Lazy)
-	before := s.descriptors(t)
+	descriptors := s.descriptors(t)
 	s.registry.ResetRequests()
 	var readers []*soakReading
 	var containers []*node.Container
@@ -85,8 +95,12 @@ func TestSoak(t *testing.T) {
 		t.Logf("%s %-20s %s", began.Format(time.TimeOnly), event.name, time.Since(began).Round(time.Millisecond))
 		s.wait(t, 100*time.Millisecond, 500*time.Millisecond)
 	}
+	announced := 0
 	for i, r := range readers {
-		s.judge(t, i, r.end(t))
+		announced += s.judge(t, i, r.end(t))
+	}
+	if announced == 0 {
+		t.Error("no read failed in an outage that was longer than reads wait")
 	}
 	requests, fetched := s.blobRequests()
 	t.Logf("registry: %d requests, %d MB", requests, fetched>>20)
@@ -97,15 +111,38 @@ func TestSoak(t *testing.T) {
 		removePod(t, c)
 	}
 	s.expectReleased(t, ref)
-	if after := s.descriptors(t); after > before+8 {
-		t.Errorf("the daemon has %d descriptors open, %d before", after, before)
+	if after := s.descriptors(t); after > descriptors+soakKept {
+		t.Errorf("the daemon has %d descriptors open, %d before", after, descriptors)
+	}
+	s.expectGoroutines(t, goroutines)
+}
+
+// expectGoroutines ends the daemon and compares what it was doing with before.
+func (s *soak) expectGoroutines(t *testing.T, before map[string]int) {
+	t.Helper()
+	after, err := s.referee.Stacks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := 0
+	for by, n := range after {
+		switch {
+		case strings.HasPrefix(by, "runtime."):
+		case strings.HasPrefix(by, "net/http."), strings.HasPrefix(by, "google.golang.org/grpc."), strings.HasPrefix(by, "google.golang.org/grpc/internal/transport."):
+			// Connections are counted as descriptors.
+		default:
+			more += max(0, n-before[by])
+		}
+	}
+	if more > 0 {
+		t.Errorf("the daemon has %d goroutines more than it began with.\nBefore:\n%v\nAfter:\n%v", more, before, after)
 	}
 }
 
-// judge tells what a reader has seen and fails for what it must not have.
-func (s *soak) judge(t *testing.T, reader int, report soakReport) {
+// judge tells what a reader has seen, fails for what it must not have, and returns
+// how many errors were announced.
+func (s *soak) judge(t *testing.T, reader int, report soakReport) (announced int) {
 	t.Helper()
-	announced := 0
 	for _, e := range report.Errors {
 		if slices.ContainsFunc(s.outages, func(o outage) bool { return e.Ended.After(o.began) && e.Began.Before(o.ended) }) {
 			announced++
@@ -121,6 +158,7 @@ func (s *soak) judge(t *testing.T, reader int, report soakReport) {
 	for _, wrong := range report.Wrong {
 		t.Errorf("reader %d got wrong bytes: %s", reader, wrong)
 	}
+	return announced
 }
 
 func newSoak(t *testing.T, seed uint64) *soak {

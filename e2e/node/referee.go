@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,6 +94,26 @@ func (r *Referee) Stop() error { return r.proc.stop(unix.SIGTERM, 30*time.Second
 
 // Kill ends the daemon with SIGKILL and waits until it is gone.
 func (r *Referee) Kill() error { return r.proc.stop(unix.SIGKILL, 10*time.Second) }
+
+// Stacks ends the daemon with SIGQUIT and returns which function began each
+// goroutine that it had, and how many each began.
+func (r *Referee) Stacks() (map[string]int, error) {
+	before := len(r.Log())
+	if err := r.proc.stop(unix.SIGQUIT, 10*time.Second); err != nil {
+		return nil, err
+	}
+	begun := make(map[string]int)
+	for line := range strings.Lines(r.Log()[before:]) {
+		if by, ok := strings.CutPrefix(line, "created by "); ok {
+			by, _, _ = strings.Cut(by, " in goroutine")
+			begun[strings.TrimSpace(by)]++
+		}
+	}
+	if len(begun) == 0 {
+		return nil, fmt.Errorf("no goroutines in the log of a daemon that was told to quit:\n%s", tail(r.Log(), 20))
+	}
+	return begun, nil
+}
 
 // Log returns what the daemon has logged so far, over all starts.
 func (r *Referee) Log() string { return readLog(r.node.path("referee.log")) }
