@@ -51,6 +51,8 @@ func (b *Blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) 
 	if b.file.readCached(p, off) {
 		return len(p), end
 	}
+	defer b.file.waits.begin()()
+	defer b.file.store.waits.begin()()
 	n, err := b.file.readMissing(ctx, p, off)
 	if err != nil {
 		return n, b.errorf(off+int64(n), len(p)-n, err)

@@ -12,10 +12,11 @@
 // A disk that is full or broken makes reads slower, not wrong: they are answered
 // from memory.
 //
-// The package never checks content against a digest: bytes are what the origin
-// said, until a format's verification has seen them (see Blob.Invalidate). It
-// never makes room at the expense of a blob that is open, and never fills the file
-// system it is on: that belongs to the node.
+// Bytes are what the origin said, until a format's verification has seen them (see
+// Blob.Invalidate) or the whole blob was compared with its digest (see Blob.Seal),
+// which is done only when it is asked for. The package never makes room at the
+// expense of a blob that is open, and never fills the file system it is on: that
+// belongs to the node.
 //
 // Goroutines: one a Store, which writes the maps (stopped and awaited by
 // Store.Close), and one a fetch (awaited by the last Blob.Close of that digest).

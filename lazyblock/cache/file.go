@@ -24,6 +24,8 @@ type file struct {
 	// first and return its result.
 	shutdown func() error
 
+	waits waits // of readers for the origin
+
 	mu      sync.Mutex
 	done    bool
 	fetches []*fetch // under way, no two overlap

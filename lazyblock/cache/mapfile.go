@@ -14,7 +14,7 @@ import (
 //	 0  8  magic
 //	 8  8  size of the blob
 //	16  4  block size
-//	20  4  zero
+//	20  4  flags: 1 sealed
 //	24 16  id of the data file
 //	40  .  one bit a block, in 64-bit words, lowest bit first
 //	 .  32 SHA-256 of all that and of the name of the blob's directory
@@ -26,6 +26,9 @@ const (
 	mapHeader = 40
 )
 
+// flagSealed says that the content of the whole blob was compared with its digest.
+const flagSealed = 1
+
 type dataID [16]byte
 
 // mapFile is a decoded map.
@@ -33,6 +36,7 @@ type mapFile struct {
 	size      int64
 	blockSize int64
 	id        dataID
+	sealed    bool // the whole blob is there and has its digest
 	words     []uint64
 }
 
@@ -49,7 +53,12 @@ func (m *mapFile) encode(name string) []byte {
 	raw := make([]byte, 0, mapLength(m.size, m.blockSize))
 	raw = append(raw, mapMagic...)
 	raw = binary.LittleEndian.AppendUint64(raw, uint64(m.size))
-	raw = binary.LittleEndian.AppendUint64(raw, uint64(m.blockSize))
+	raw = binary.LittleEndian.AppendUint32(raw, uint32(m.blockSize))
+	var flags uint32
+	if m.sealed {
+		flags |= flagSealed
+	}
+	raw = binary.LittleEndian.AppendUint32(raw, flags)
 	raw = append(raw, m.id[:]...)
 	for _, word := range m.words {
 		raw = binary.LittleEndian.AppendUint64(raw, word)
@@ -69,15 +78,23 @@ func decodeMap(raw []byte, name string, size, blockSize int64) (*mapFile, error)
 		return nil, fmt.Errorf("%w: wrong checksum", errMap)
 	}
 	m := &mapFile{size: size, blockSize: blockSize, id: dataID(body[24:40])}
-	if binary.LittleEndian.Uint64(body[8:]) != uint64(size) || binary.LittleEndian.Uint64(body[16:]) != uint64(blockSize) {
+	if binary.LittleEndian.Uint64(body[8:]) != uint64(size) || int64(binary.LittleEndian.Uint32(body[16:])) != blockSize {
 		return nil, fmt.Errorf("%w: other size", errMap)
 	}
+	flags := binary.LittleEndian.Uint32(body[20:])
+	if flags&^flagSealed != 0 {
+		return nil, fmt.Errorf("%w: unknown flags %#x", errMap, flags)
+	}
+	m.sealed = flags&flagSealed != 0
 	m.words = make([]uint64, (len(body)-mapHeader)/8)
 	for i := range m.words {
 		m.words[i] = binary.LittleEndian.Uint64(body[mapHeader+8*i:])
 	}
 	if n := m.blocks(); n%64 != 0 && m.words[n/64]>>(n%64) != 0 {
 		return nil, fmt.Errorf("%w: blocks beyond its end", errMap)
+	}
+	if m.sealed && m.bytes() != size {
+		return nil, fmt.Errorf("%w: sealed and not whole", errMap)
 	}
 	return m, nil
 }

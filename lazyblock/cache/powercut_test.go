@@ -22,6 +22,7 @@ import (
 type volatileDisk struct {
 	mu    sync.Mutex
 	full  bool              // writes fail with ENOSPC
+	used  bool              // statfs says that nothing is free
 	sick  bool              // syncs fail with EIO
 	names map[string]*inode // as seen now
 	ops   []nameOp          // not yet durable, in order
@@ -130,8 +131,16 @@ func (d *volatileDisk) SyncDir(dir string) error {
 func (d *volatileDisk) Lock(string) (io.Closer, error)     { return io.NopCloser(nil), nil }
 func (d *volatileDisk) MkdirAll(string) error              { return nil } // directories are implied
 func (d *volatileDisk) ModTime(string) (time.Time, error)  { return time.Time{}, nil }
-func (d *volatileDisk) Space(string) (int64, int64, error) { return 1 << 40, 1 << 40, nil }
 func (d *volatileDisk) SetModTime(string, time.Time) error { return nil }
+
+func (d *volatileDisk) Space(string) (free, size int64, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.used {
+		return 0, 1 << 40, nil
+	}
+	return 1 << 40, 1 << 40, nil
+}
 
 func (d *volatileDisk) ReadDir(dir string) ([]string, error) {
 	d.mu.Lock()
@@ -248,7 +257,7 @@ var (
 // until the reader notices and invalidates, so that old bytes differ from new.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
-	lost, kept := 0, 0
+	lost, kept, sealed := 0, 0, 0
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		truth := newSource(byte(seed), 400*kib+random.Int64N(300*kib))
@@ -257,7 +266,10 @@ func TestPowerCut(t *testing.T) {
 		for range 3 { // lives
 			after, present := live(t, d, truth, desc, random)
 			d = after
-			survived := checkAfterCut(t, d, truth, desc, seed)
+			survived, isSealed := checkAfterCut(t, d, truth, desc, seed)
+			if isSealed {
+				sealed++
+			}
 			kept += int(survived)
 			lost += int(present - survived)
 			if t.Failed() {
@@ -265,8 +277,8 @@ func TestPowerCut(t *testing.T) {
 			}
 		}
 	}
-	if kept == 0 || lost == 0 {
-		t.Errorf("%d bytes survived, %d were lost: the test tests nothing", kept, lost)
+	if kept == 0 || lost == 0 || sealed == 0 {
+		t.Errorf("%d bytes survived, %d were lost, %d blobs stayed sealed: the test tests nothing", kept, lost, sealed)
 	}
 }
 
@@ -290,7 +302,7 @@ func live(t *testing.T, d *volatileDisk, truth *source, desc ocispec.Descriptor,
 	for range random.IntN(30) {
 		off := random.Int64N(truth.Size())
 		n := min(random.Int64N(40*kib)+1, truth.Size()-off)
-		switch random.IntN(8) {
+		switch random.IntN(9) {
 		case 0:
 			s.Flush()
 		case 1: // bytes that turn out to be wrong, and are noticed
@@ -315,6 +327,14 @@ func live(t *testing.T, d *volatileDisk, truth *source, desc ocispec.Descriptor,
 			if b, err = s.Blob(desc, origin); err != nil {
 				t.Fatal(err)
 			}
+		case 3: // all of it, and compared
+			err := b.Prefetch(t.Context(), 0, truth.Size())
+			if err == nil {
+				err = b.Seal(t.Context(), desc.Digest, atOnce)
+			}
+			if err != nil || !b.Sealed() {
+				t.Fatal(err)
+			}
 		default:
 			check(t, b, truth, off, n)
 		}
@@ -326,7 +346,7 @@ func live(t *testing.T, d *volatileDisk, truth *source, desc ocispec.Descriptor,
 }
 
 // checkAfterCut reads everything that is still there, without an origin to help.
-func checkAfterCut(t *testing.T, d *volatileDisk, truth *source, desc ocispec.Descriptor, seed uint64) (survived int64) {
+func checkAfterCut(t *testing.T, d *volatileDisk, truth *source, desc ocispec.Descriptor, seed uint64) (survived int64, sealed bool) {
 	t.Helper()
 	s, err := openOn(d, "/cache", cacheOpts())
 	if err != nil {
@@ -337,6 +357,9 @@ func checkAfterCut(t *testing.T, d *volatileDisk, truth *source, desc ocispec.De
 		t.Fatal(err)
 	}
 	survived = b.Cached()
+	if sealed = b.Sealed(); sealed && survived != truth.Size() {
+		t.Errorf("seed %d: sealed, with %d of %d bytes", seed, survived, truth.Size())
+	}
 	for off := int64(0); off < truth.Size(); off += 4 * kib {
 		p := make([]byte, min(4*kib, truth.Size()-off))
 		if _, err := b.ReadRange(t.Context(), p, off); err == nil && !bytes.Equal(p, truth.content[off:off+int64(len(p))]) {
@@ -346,7 +369,7 @@ func checkAfterCut(t *testing.T, d *volatileDisk, truth *source, desc ocispec.De
 	}
 	_ = b.Close()
 	_ = s.Close()
-	return survived
+	return survived, sealed
 }
 
 func TestFullDiskMakesReadsSlowerNotWrong(t *testing.T) {
@@ -432,7 +455,7 @@ func TestFailedSyncIsNotBelievedLater(t *testing.T) {
 	}
 	_ = s.Close()
 	after := d.cut(rand.New(rand.NewPCG(1, 1)))
-	if got := checkAfterCut(t, after, src, src.desc(), 0); got != 16*kib {
+	if got, _ := checkAfterCut(t, after, src, src.desc(), 0); got != 16*kib {
 		t.Errorf("%d bytes survived, want the %d that were synced", got, 16*kib)
 	}
 }

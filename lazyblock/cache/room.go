@@ -2,6 +2,7 @@ package cache
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -9,16 +10,46 @@ import (
 
 var errNoRoom = errors.New("cache or its disk is full of what is in use")
 
-// reserve counts n more bytes of e, after making room for them.
-func (s *Store) reserve(e *entry, n int64) error {
+// spareOfDisk is the percentage of the file system at which the kubelet begins to
+// remove images (imagefs.available, evictionHard of its default configuration).
+// What nobody waits for must not bring the node there.
+const spareOfDisk = 15
+
+// Spare returns an error that says why n more bytes should not be kept unless a
+// reader needs them: that would take room from other blobs, or from the node.
+func (s *Store) Spare(n int64) error {
+	s.mu.Lock()
+	bytes := s.bytes
+	s.mu.Unlock()
+	if s.opts.MaxBytes > 0 && bytes+n > s.opts.LowBytes {
+		return fmt.Errorf("the cache holds %d bytes of at most %d", bytes, s.opts.MaxBytes)
+	}
+	free, size, err := s.disk.Space(s.dir)
+	if err != nil {
+		return err
+	}
+	if free-n < size/100*spareOfDisk {
+		return fmt.Errorf("the cache's file system has %d of %d bytes free", free, size)
+	}
+	return nil
+}
+
+// reserve counts n more bytes of e, after making room for them. written must be
+// called when they are in the file, or will not be.
+func (s *Store) reserve(e *entry, n int64) (written func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.makeRoom(n) {
-		return errNoRoom
+		return nil, errNoRoom
 	}
 	e.bytes += n
 	s.bytes += n
-	return nil
+	s.writing += n
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.writing -= n
+	}, nil
 }
 
 // unreserve takes n bytes of e off the count.
@@ -51,7 +82,7 @@ func (s *Store) makeRoom(n int64) bool {
 }
 
 // scarce reports whether n more bytes would leave too little of the file system
-// to others.
+// to others, once what is reserved is written. The caller holds s.mu.
 func (s *Store) scarce(n int64) bool {
 	if s.opts.KeepFree < 0 {
 		return false
@@ -64,7 +95,7 @@ func (s *Store) scarce(n int64) bool {
 	if least == 0 {
 		least = min(keepFree, size/20)
 	}
-	return free-n < least
+	return free-s.writing-n < least
 }
 
 // evict removes the blob that has not been used for longest, and reports whether
@@ -90,11 +121,12 @@ func (s *Store) evict() bool {
 // keep writes fetched bytes to the file. Where that is impossible they are not
 // kept, which is told once until it works again.
 func (s *Store) keep(f *file, p []byte, off int64) error {
-	err := s.reserve(f.entry, int64(len(p)))
+	written, err := s.reserve(f.entry, int64(len(p)))
 	if err == nil {
 		if err = s.write(f, p, off); err != nil {
 			s.unreserve(f.entry, int64(len(p)))
 		}
+		written()
 	}
 	s.tell(f, int64(len(p)), err)
 	return err

@@ -32,8 +32,10 @@ type sparse struct {
 	// any more; what was durable before is still read.
 	broken atomic.Bool
 
-	flushing sync.Mutex // for durable, and held over the writing of a map
+	flushing sync.Mutex // for what follows, and held over the writing of a map
 	durable  []uint64
+	forgets  uint64      // how often blocks were forgotten
+	sealed   atomic.Bool // durably; read without flushing
 }
 
 var errBroken = errors.New("cache file could not be synced")
@@ -85,6 +87,7 @@ func (s *sparse) reopen() bool {
 	}
 	s.id, s.data, s.durable = m.id, data, m.words
 	s.present.load(m.words)
+	s.sealed.Store(m.sealed)
 	return true
 }
 
@@ -128,12 +131,8 @@ func (s *sparse) flush() error {
 		return nil
 	}
 	words := s.present.words()
-	if err := s.data.Sync(); err != nil {
-		// The kernel tells once and may then forget pages it could not write:
-		// only what was durable before can be relied on.
-		s.broken.Store(true)
-		s.present.load(s.durable)
-		return fmt.Errorf("sync %s: %w", s.dir, err)
+	if err := s.syncData(); err != nil {
+		return err
 	}
 	if err := s.writeMap(words); err != nil {
 		s.dirty.Store(true)
@@ -143,12 +142,27 @@ func (s *sparse) flush() error {
 	return nil
 }
 
+// syncData makes durable what was written. The caller holds flushing.
+func (s *sparse) syncData() error {
+	err := s.data.Sync()
+	if err == nil {
+		return nil
+	}
+	// The kernel tells once and may then forget pages it could not write: only
+	// what was durable before can be relied on.
+	s.broken.Store(true)
+	s.present.load(s.durable)
+	return fmt.Errorf("sync %s: %w", s.dir, err)
+}
+
 // forget takes blocks out of both maps, on disk before it returns: their bytes
 // will be written over, and a crash during that must not leave them believed.
 // gone is how many bytes they were.
 func (s *sparse) forget(first, end int64) (gone int64, err error) {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
+	s.forgets++
+	s.sealed.Store(false)
 	for block := first; block < end; block++ {
 		if s.present.remove(block, block+1) > 0 {
 			gone += min(s.blockSize, s.size-block*s.blockSize)
@@ -170,7 +184,7 @@ func (s *sparse) forget(first, end int64) (gone int64, err error) {
 }
 
 func (s *sparse) writeMap(words []uint64) error {
-	m := mapFile{size: s.size, blockSize: s.blockSize, id: s.id, words: words}
+	m := mapFile{size: s.size, blockSize: s.blockSize, id: s.id, sealed: s.sealed.Load(), words: words}
 	temp := filepath.Join(s.dir, mapName+".new")
 	if err := writeFile(s.disk, temp, m.encode(s.name())); err != nil {
 		return err

@@ -118,6 +118,7 @@ type Store struct {
 	lock    io.Closer
 	buffers *buffers
 	budget  *budget
+	waits   waits // of all readers for their origins
 
 	stop    chan struct{}
 	flusher sync.WaitGroup
@@ -125,6 +126,7 @@ type Store struct {
 	mu      sync.Mutex
 	entries map[string]*entry // by directory name
 	bytes   int64             // of all entries
+	writing int64             // bytes counted there that are not yet in their files
 	refused int64             // bytes of the shortest piece that could not be kept lately; 0: all are kept
 	closed  bool
 }
