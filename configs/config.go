@@ -28,6 +28,7 @@ type Config struct {
 	Cache      Cache      `toml:"cache"`
 	Reads      Reads      `toml:"reads"`
 	Trace      Trace      `toml:"trace"`
+	Completion Completion `toml:"completion"`
 	Attach     Attach     `toml:"attach"`
 	Breaker    Breaker    `toml:"breaker"`
 	Log        Log        `toml:"log"`
@@ -90,6 +91,13 @@ type Trace struct {
 	Replay bool `toml:"replay"` // it is fetched when the form is attached again
 }
 
+// Completion says how what nobody has read of attached forms is fetched.
+type Completion struct {
+	Enabled bool     `toml:"enabled"`
+	Rate    Size     `toml:"rate"`  // a second, for the whole node
+	Delay   Duration `toml:"delay"` // since a reader last waited for the registry
+}
+
 // Attach chooses how a volume becomes a mount.
 type Attach struct {
 	Driver string `toml:"driver"`
@@ -131,12 +139,13 @@ func Default() *Config {
 			NodeTimeout:      Duration{2 * time.Second},
 			RecheckAfter:     Duration{5 * time.Minute},
 		},
-		Cache:   Cache{MaxSize: Size{20 * GiB}},
-		Reads:   Reads{GiveUpAfter: Duration{time.Minute}},
-		Trace:   Trace{Record: true, Replay: true},
-		Attach:  Attach{Driver: "auto"},
-		Breaker: Breaker{Failures: 3, OpenFor: Duration{30 * time.Second}},
-		Log:     Log{Level: "info", Format: "json"},
+		Cache:      Cache{MaxSize: Size{20 * GiB}},
+		Reads:      Reads{GiveUpAfter: Duration{time.Minute}},
+		Trace:      Trace{Record: true, Replay: true},
+		Completion: Completion{Enabled: true, Rate: Size{8 * MiB}, Delay: Duration{30 * time.Second}},
+		Attach:     Attach{Driver: "auto"},
+		Breaker:    Breaker{Failures: 3, OpenFor: Duration{30 * time.Second}},
+		Log:        Log{Level: "info", Format: "json"},
 	}
 }
 

@@ -73,6 +73,10 @@ func (c *Config) Validate() error {
 		p.add("cache.max_size", "must be at least \"64MiB\"")
 	}
 	p.duration("reads.give_up_after", c.Reads.GiveUpAfter, time.Second, 24*time.Hour)
+	if rate := c.Completion.Rate.Bytes; rate != 0 && rate < 64*KiB {
+		p.add("completion.rate", "must be \"0B\" or at least \"64KiB\"")
+	}
+	p.duration("completion.delay", c.Completion.Delay, 0, 24*time.Hour)
 	p.oneOf("attach.driver", c.Attach.Driver, drivers)
 	if c.Breaker.Failures < 1 {
 		p.add("breaker.failures", "must be at least 1, is %d", c.Breaker.Failures)

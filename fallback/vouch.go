@@ -32,6 +32,7 @@ type Standing struct {
 	Vouchers     []string      // further repositories that attach it to the image
 	Signer       *negotiate.Signer
 	Proof        *negotiate.Signature // the signature that says so
+	Quarantined  bool                 // its registry served other bytes than its digests say
 }
 
 // confirmTimeout is how long containerd may take to tell what a pulled image
@@ -155,6 +156,9 @@ func (p *passage) unfit(ctx context.Context, standings []Standing, chains []dige
 // what its registry says has them, so no word counts for bytes of another
 // registry.
 func (p *passage) doubt(ctx context.Context, s *Standing) error {
+	if s.Quarantined {
+		return reason.Errorf(reason.Quarantined, "layer %s stands on a form of %s that turned out to be wrong", s.Chain, origin(s))
+	}
 	repository := reference.TrimNamed(p.named).Name()
 	if registry.HostOf(s.Repository) != registry.HostOf(repository) {
 		return reason.Errorf(reason.Unvouched, "layer %s is read from %s, which cannot speak for %s", s.Chain, origin(s), repository)

@@ -35,15 +35,21 @@ func explainCommand(load func() (*configs.Config, error)) *cobra.Command {
 				return err
 			}
 			startup := startupOf(traceOf(config, &entry))
+			completed := completionOf(config, &entry)
 			if output == "json" {
 				encoder := json.NewEncoder(cmd.OutOrStdout())
 				encoder.SetIndent("", "  ")
-				return encoder.Encode(explanation{&entry, startup})
+				return encoder.Encode(explanation{&entry, startup, completed})
 			}
-			if err := entry.WriteText(cmd.OutOrStdout()); err != nil || startup == nil {
+			if err := entry.WriteText(cmd.OutOrStdout()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "\n"+startup.text())
+			if startup != nil {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "\n"+startup.text())
+			}
+			if err == nil && completed != nil {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "\n"+completed.text())
+			}
 			return err
 		},
 	}
@@ -55,7 +61,8 @@ func explainCommand(load func() (*configs.Config, error)) *cobra.Command {
 type explanation struct {
 	*fallback.Entry
 
-	Startup *startup `json:"startup,omitempty"`
+	Startup    *startup    `json:"startup,omitempty"`
+	Completion *completion `json:"completion,omitempty"`
 }
 
 // startup is what is known about starts of the form that was attached.

@@ -14,6 +14,7 @@ import (
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock/attach"
+	"github.com/referee-cri/referee/lazyblock/complete"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
 	"github.com/referee-cri/referee/lazyblock/volume"
@@ -38,7 +39,7 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 		VerifyImage: verify,
 		Log:         log,
 	})
-	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}}, journal, log, fallback.Options{
+	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}, d.completion}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,
 		Rules:            rules.Rules,
 		NegotiateTimeout: config.Pull.NegotiateTimeout.Duration,
@@ -85,6 +86,8 @@ func credentials(auth *runtime.AuthConfig) registry.Credentials {
 type node struct {
 	host  *host.Host
 	check *snapshotterCheck
+
+	completion *complete.Companion
 }
 
 func (n node) Present(ctx context.Context, reference string) ([]digest.Digest, error) {
@@ -110,6 +113,9 @@ func (n node) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Pl
 		return fallback.Attached{}, err
 	}
 	image := lazyImage(plan)
+	if err := n.completion.Refuse(image.Volume); err != nil {
+		return fallback.Attached{}, err
+	}
 	release, report, err := n.host.Attach(ctx, image, credentials(pull.Auth))
 	return fallback.Attached{
 		Volume:  report.Volume,

@@ -22,6 +22,7 @@ import (
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/blob"
 	"github.com/referee-cri/referee/lazyblock/cache"
+	"github.com/referee-cri/referee/lazyblock/complete"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
 	"github.com/referee-cri/referee/lazyblock/volume"
@@ -129,6 +130,8 @@ type daemonParts struct {
 	fuseDir    string
 	driver     *attach.Chosen
 	cache      *cache.Store
+	completion *complete.Companion
+	ready      chan struct{} // closed when host is there
 	volumes    *volume.Manager
 	host       *host.Host
 	negotiator *negotiate.Negotiator
@@ -137,7 +140,7 @@ type daemonParts struct {
 }
 
 func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d *daemonParts, err error) {
-	d = &daemonParts{}
+	d = &daemonParts{ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close(ctx))
@@ -166,10 +169,13 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	if err != nil {
 		return d, err
 	}
+	if d.completion, err = openCompletion(config, d, log); err != nil { //nolint:contextcheck // Close ends what it begins
+		return d, err
+	}
 	d.volumes, err = volume.NewManager(volume.Options{
 		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
 		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, hosts: blob.NewHosts(0), giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
-		Companions: []volume.Companion{traces},
+		Companions: []volume.Companion{traces, d.completion},
 	})
 	if err != nil {
 		return d, err
@@ -179,6 +185,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 		VolumesDir: d.volumes.Dir(), Log: log,
 	})
 	d.host = host.New(host.Options{Conn: d.containerd, Namespace: config.Containerd.Namespace, Grafter: grafter, Volumes: d.volumes, Registry: d.registry.Client, Log: log})
+	close(d.ready)
 	if d.guard, err = newGuard(config, d, grafter, log); err != nil { //nolint:contextcheck // a driver that is found late serves everybody
 		return d, err
 	}
@@ -211,6 +218,9 @@ func (d *daemonParts) close(ctx context.Context) error {
 	}
 	if d.negotiator != nil {
 		d.negotiator.Close()
+	}
+	if d.completion != nil { // it may be replacing a form
+		d.completion.Close()
 	}
 	idle := d.volumes == nil || d.volumes.Empty()
 	if d.driver != nil {

@@ -44,7 +44,7 @@ func (n node) Standings(ctx context.Context, chains []digest.Digest) ([]fallback
 		}
 		standings = append(standings, fallback.Standing{
 			Chain: w.Chain, Volume: w.Volume, Suspect: w.Suspect, Materialised: w.Materialised, Repository: w.Repository, Artifact: w.Artifact, Vouchers: w.Vouchers,
-			Signer: said.Signer, Proof: said.Proof,
+			Signer: said.Signer, Proof: said.Proof, Quarantined: !w.Suspect && !w.Materialised && n.completion.Quarantined(w.Volume),
 		})
 	}
 	return standings, nil

@@ -56,6 +56,7 @@ const (
 	SignatureUntrusted Code = "signature-untrusted" // the signer is not trusted, has expired or was revoked
 	SignatureInvalid   Code = "signature-invalid"   // the signature is broken, or of something else
 	ImageDenied        Code = "image-denied"        // an image verifier of containerd's denies the image
+	Quarantined        Code = "quarantined"         // a blob of the form turned out to have another content than its digest says
 	Unvouched          Code = "unvouched"           // a layer stands on the word of a repository that this one does not confirm
 
 	// Volume.

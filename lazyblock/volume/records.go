@@ -15,7 +15,10 @@ import (
 // records are the durable specs, one JSON file a volume.
 type records struct{ dir string }
 
-const recordSuffix = ".json"
+const (
+	recordSuffix     = ".json"
+	completionSuffix = ".completion" // see package complete: how much of it is here
+)
 
 func (r records) path(id string) string { return filepath.Join(r.dir, id+recordSuffix) }
 
@@ -85,9 +88,13 @@ func (r records) list() (map[string]Spec, error) {
 	return specs, nil
 }
 
+// remove removes what is kept of id: its record last, so that a crash between
+// leaves nothing that nobody asks for.
 func (r records) remove(id string) error {
-	if err := os.Remove(r.path(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove volume record: %w", err)
+	for _, path := range []string{filepath.Join(r.dir, id+completionSuffix), r.path(id)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove volume record: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,0 +1,63 @@
+package complete
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/referee-cri/referee/internal/atomicfile"
+)
+
+// State is how far a volume is.
+type State struct {
+	Size    int64     `json:"size"`   // bytes of all blobs
+	Cached  int64     `json:"cached"` // of them on disk
+	Blobs   int       `json:"blobs"`
+	Sealed  int       `json:"sealed"`            // blobs that are whole and have their digest
+	Waiting string    `json:"waiting,omitempty"` // why nothing is fetched now
+	Time    time.Time `json:"time"`
+}
+
+// Whole reports whether the volume needs its registry no more.
+func (s *State) Whole() bool { return s.Sealed == s.Blobs }
+
+// stateSuffix is beside the volume's record: it goes with it.
+const stateSuffix = ".completion"
+
+func statePath(root, id string) string { return filepath.Join(root, "volumes", id+stateSuffix) }
+
+// ReadState returns what was last noted about a volume, nil where nothing was. It
+// may be called by another process than the daemon.
+func ReadState(root, id string) (*State, error) {
+	state, err := readJSON[State](statePath(root, id))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return state, err
+}
+
+func readJSON[T any](path string) (*T, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read completion: %w", err)
+	}
+	v := new(T)
+	if err := json.Unmarshal(data, v); err != nil {
+		return nil, fmt.Errorf("read completion %s: %w", path, err)
+	}
+	return v, nil
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode completion: %w", err)
+	}
+	if err := atomicfile.Write(path, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write completion: %w", err)
+	}
+	return nil
+}
