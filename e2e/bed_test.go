@@ -38,6 +38,9 @@ func newBed(t *testing.T, opts node.Options, settings string, access ...string) 
 	b := &bed{Node: node.Run(t, opts), registry: regtest.New(t, regtest.Options{})}
 	b.command = newCommand(t, filepath.Join(b.Dir(), "referee.toml"))
 	socket := filepath.Join(b.Dir(), "referee", "cri.sock")
+	if !strings.Contains(settings, "[completion]") { // requests are counted
+		settings += "[completion]\nenabled = false\n"
+	}
 	b.text = fmt.Sprintf(`version = 1
 root = %q
 state = %q

@@ -35,7 +35,13 @@ const honestOwn, lyingOwn = "victim", "POISON"
 
 func newLiar(t *testing.T) *liar {
 	t.Helper()
-	l := &liar{scene: newScene(t, node.Options{}, ""), dir: t.TempDir()}
+	return newLiarWith(t, "")
+}
+
+// newLiarWith is newLiar with TOML for the daemon's configuration.
+func newLiarWith(t *testing.T, settings string) *liar {
+	t.Helper()
+	l := &liar{scene: newScene(t, node.Options{}, settings), dir: t.TempDir()}
 	l.liar = regtest.New(t, regtest.Options{Dir: l.dir})
 	l.victim = l.stack(t, honestOwn)
 	l.ref, l.image = l.push(t, "victim", "app", l.victim)
