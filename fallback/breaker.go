@@ -1,6 +1,8 @@
 package fallback
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,6 +91,29 @@ func (b *breakers) leave(key string, trial bool, v verdict, code reason.Code) {
 		s.until = s.touched.Add(b.openFor)
 	}
 }
+
+// Breaker tells of a registry, or a format of one, that failed lately.
+type Breaker struct {
+	Key      string      `json:"key"`
+	Failures int         `json:"failures"` // in a row
+	Last     reason.Code `json:"last"`     // of the latest
+	Open     bool        `json:"open"`     // it is left alone …
+	Until    time.Time   `json:"until,omitzero"`
+}
+
+func (b *breakers) list() []Breaker {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []Breaker
+	for key, s := range b.state {
+		list = append(list, Breaker{key, s.failures, s.last, s.failures >= b.failures && b.now().Before(s.until), s.until})
+	}
+	slices.SortFunc(list, func(a, b Breaker) int { return strings.Compare(a.Key, b.Key) })
+	return list
+}
+
+// Breakers lists whom pulls have found faulty and not yet healthy again.
+func (g *Guard) Breakers() []Breaker { return append(g.registries.list(), g.forms.list()...) }
 
 // evict makes room for one more.
 func (b *breakers) evict() {

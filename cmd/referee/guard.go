@@ -35,11 +35,11 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	d.negotiator = negotiate.New(negotiate.Options{
 		Client:      d.registry.Client,
 		Policy:      rules,
-		Attachable:  attachable(d.volumes, d.driver),
+		Attachable:  attachable(d.volumes, d.driver, &d.gate),
 		VerifyImage: verify,
 		Log:         log,
 	})
-	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}, d.completion}, journal, log, fallback.Options{
+	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}, d.completion, &d.gate}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,
 		Rules:            rules.Rules,
 		NegotiateTimeout: config.Pull.NegotiateTimeout.Duration,
@@ -51,9 +51,13 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	}), nil
 }
 
-// attachable tells whether this node has a driver, and a reader for a format.
-func attachable(volumes *volume.Manager, driver *attach.Chosen) func(format string) error {
+// attachable tells whether this node has a driver, and a reader for a format, and
+// attaches anything now.
+func attachable(volumes *volume.Manager, driver *attach.Chosen, gate *gate) func(format string) error {
 	return func(format string) error {
+		if err := gate.check(); err != nil {
+			return err
+		}
 		if err := driver.Ready(); err != nil {
 			return err
 		}
@@ -88,6 +92,7 @@ type node struct {
 	check *snapshotterCheck
 
 	completion *complete.Companion
+	gate       *gate
 }
 
 func (n node) Present(ctx context.Context, reference string) ([]digest.Digest, error) {
@@ -112,6 +117,11 @@ func (n node) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Pl
 	if err := n.check.verify(ctx); err != nil {
 		return fallback.Attached{}, err
 	}
+	leave, err := n.gate.enter()
+	if err != nil {
+		return fallback.Attached{}, err
+	}
+	defer leave()
 	image := lazyImage(plan)
 	if err := n.completion.Refuse(image.Volume); err != nil {
 		return fallback.Attached{}, err

@@ -42,6 +42,8 @@ func rootCommand() *cobra.Command {
 		serveCommand(load),
 		inspectCommand(load),
 		explainCommand(load),
+		statusCommand(load),
+		drainCommand(load),
 		convertCommand(load),
 		configCommand(load),
 		keepCommand(),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -84,12 +85,11 @@ func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
 	if err := d.recoverPulls(ctx); err != nil {
 		log.Error("images may be there that a former process did not live to confirm", zap.Error(err))
 	}
-	loop := make(chan struct{})
-	loopCtx, stopLoop := context.WithCancel(ctx)
-	go func() { // ends with loopCtx; waited for below
-		defer close(loop)
-		d.host.Run(loopCtx)
-	}()
+	var loops sync.WaitGroup
+	loopCtx, stopLoops := context.WithCancel(ctx)
+	defer stopLoops()
+	loops.Go(func() { d.host.Run(loopCtx) })                  // ends with loopCtx; waited for below
+	loops.Go(func() { d.serveControl(loopCtx, config, log) }) // as well
 	served := make(chan error, 1)
 	go func() { served <- d.cri.Serve(listener) }() // ends with Shutdown; waited for below
 	log.Info("serving", zap.String("socket", config.CRI.Socket), zap.String("backend", config.CRI.Backend), zap.String("version", version))
@@ -104,8 +104,8 @@ func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
 		err = errors.Join(err, <-served)
 	case err = <-served:
 	}
-	stopLoop()
-	<-loop
+	stopLoops()
+	loops.Wait()
 	return err
 }
 
@@ -135,6 +135,7 @@ type daemonParts struct {
 	volumes    *volume.Manager
 	host       *host.Host
 	negotiator *negotiate.Negotiator
+	gate       gate
 	guard      *fallback.Guard
 	cri        *criimage.Server
 }

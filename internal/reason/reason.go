@@ -25,6 +25,7 @@ const (
 	BadRequest          Code = "bad-request"          // the request's reference cannot be parsed
 	AlreadyPresent      Code = "already-present"      // containerd has the image, unpacked
 	SnapshotterMismatch Code = "snapshotter-mismatch" // containerd's CRI does not use overlayfs, or its directory is out of reach
+	Draining            Code = "draining"             // the node is being drained of lazy images
 	BreakerOpen         Code = "breaker-open"         // this registry or format failed too often just now
 
 	// Registry.

@@ -9,6 +9,9 @@ import (
 	"github.com/referee-cri/referee/internal/registry"
 )
 
+// List returns what is on record, by ID. What cannot be read is left out.
+func (m *Manager) List() (map[string]Spec, error) { return m.records.list() }
+
 // Recorded returns what is on record of a volume.
 func (m *Manager) Recorded(id string) (Spec, error) { return m.records.read(id) }
 
