@@ -89,6 +89,7 @@ type Reads struct {
 type Trace struct {
 	Record bool `toml:"record"` // it is remembered
 	Replay bool `toml:"replay"` // it is fetched when the form is attached again
+	Find   bool `toml:"find"`   // what other nodes recorded is looked for in the registry
 }
 
 // Completion says how what nobody has read of attached forms is fetched.
@@ -141,7 +142,7 @@ func Default() *Config {
 		},
 		Cache:      Cache{MaxSize: Size{20 * GiB}},
 		Reads:      Reads{GiveUpAfter: Duration{time.Minute}},
-		Trace:      Trace{Record: true, Replay: true},
+		Trace:      Trace{Record: true, Replay: true, Find: true},
 		Completion: Completion{Enabled: true, Rate: Size{8 * MiB}, Delay: Duration{30 * time.Second}},
 		Attach:     Attach{Driver: "auto"},
 		Breaker:    Breaker{Failures: 3, OpenFor: Duration{30 * time.Second}},

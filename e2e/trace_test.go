@@ -76,3 +76,52 @@ func (b *bed) waitReplayed(t *testing.T, ref string) {
 		}
 	}
 }
+
+// TestTracesAreShared records a start on one node and attaches it to the form. A
+// node that has never seen the image finds it, and its first start asks the
+// registry for nothing more.
+func TestTracesAreShared(t *testing.T) {
+	t.Parallel()
+	first := newBed(t, node.Options{}, "")
+	shelf := first.newShelf(t, testdata.Dir(t, "reference")+"/tiny", 6)
+	program := func(b *bed, ref string) {
+		container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+		if r := shelf.readFile(t, container, 2); !r.right {
+			t.Errorf("read %s", r.says)
+		}
+		removePod(t, container)
+	}
+	first.pull(t, shelf.ref, fallback.Lazy)
+	if out, err := first.try(t, "trace", "push", shelf.ref); err == nil || !strings.Contains(err.Error(), "no start of") {
+		t.Errorf("push without a recording: %v\n%s", err, out)
+	}
+	program(first, shelf.ref)
+	first.expectReleased(t, shelf.ref) // the recording ends with the volume
+	if out := first.run(t, "trace", "show", shelf.ref); !strings.Contains(out, " bytes at ") {
+		t.Errorf("show prints:\n%s", out)
+	}
+	file := filepath.Join(t.TempDir(), "trace.json")
+	first.run(t, "trace", "export", "-o", file, shelf.ref)
+	first.run(t, "convert", "--with-trace", file, shelf.ref)
+
+	second := newBed(t, node.Options{}, "")
+	if err := second.PointHost("shared.test", node.Endpoint{URL: first.registry.URL()}); err != nil {
+		t.Fatal(err)
+	}
+	ref := "shared.test" + shelf.ref[len(first.registry.Host()):]
+	entry := second.pull(t, ref, fallback.Lazy)
+	second.waitReplayed(t, ref)
+	if text := second.run(t, "explain", ref); !strings.Contains(text, "another node's") {
+		t.Errorf("explain does not tell where the trace of %s is from:\n%s", entry.Artifact, text)
+	}
+	first.registry.ResetRequests()
+	program(second, ref)
+	if requests, bytes := first.blobRequests(); requests != 0 {
+		t.Errorf("%d requests for %d bytes after the replay", requests, bytes)
+	}
+	second.expectReleased(t, ref)
+
+	if out, err := first.try(t, "convert", "--algorithm", "lz4", "--with-trace", file, shelf.ref); err == nil || !strings.Contains(err.Error(), "it is of artifact") {
+		t.Errorf("convert to another form: %v\n%s", err, out)
+	}
+}

@@ -17,7 +17,7 @@ import (
 
 func convertCommand(func() (*configs.Config, error)) *cobra.Command {
 	opts := conversion.Options{UserAgent: "referee/" + version}
-	var format, algorithm, output string
+	var format, algorithm, output, traceFile string
 	var signing signFlags
 	command := &cobra.Command{
 		Use:   "convert SRC",
@@ -40,12 +40,21 @@ itself, its tag and its digest stay as they are.`,
 			if opts.Sign, err = signing.signer(); err != nil {
 				return err
 			}
+			started, err := readTrace(traceFile)
+			if err != nil {
+				return err
+			}
 			opts.Source = args[0]
 			progress := newProgress(cmd.ErrOrStderr())
 			opts.Converting, opts.Pushing = progress.converting, progress.pushing
 			attached, err := conversion.Run(cmd.Context(), opts)
 			if err != nil {
 				return err
+			}
+			if started != nil {
+				if err := pushWith(cmd.Context(), started, attached, opts); err != nil {
+					return err
+				}
 			}
 			return writeAttached(cmd.OutOrStdout(), output, attached)
 		},
@@ -59,6 +68,7 @@ itself, its tag and its digest stay as they are.`,
 	flags.IntVar(&opts.BlockSize, "block-size", defaultBlockSize, "bytes compressed as one block; the original tools write 4096")
 	flags.BoolVar(&opts.PlainHTTP, "plain-http", false, "speak HTTP to the registry")
 	flags.StringVar(&opts.TempDir, "temp-dir", "", "folder for converted layers before they are pushed")
+	flags.StringVar(&traceFile, "with-trace", "", "attach this start-up trace (referee trace export) to the form it is of")
 	flags.StringVar(&output, "output", "text", "text or json")
 	signing.register(flags)
 	return command

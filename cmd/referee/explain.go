@@ -70,6 +70,7 @@ type startup struct {
 	Recordings int           `json:"recordings"` // starts that have added to the trace
 	Ranges     int           `json:"ranges"`
 	Bytes      int64         `json:"bytes"`
+	From       string        `json:"from,omitempty"`     // "referrer": another node recorded what it began with
 	Replayed   *trace.Replay `json:"replayed,omitempty"` // the last time
 }
 
@@ -77,11 +78,14 @@ func startupOf(t *trace.Trace) *startup {
 	if t == nil {
 		return nil
 	}
-	return &startup{Recordings: t.Recordings, Ranges: len(t.Ranges), Bytes: t.Bytes(), Replayed: t.Replayed}
+	return &startup{Recordings: t.Recordings, Ranges: len(t.Ranges), Bytes: t.Bytes(), From: t.From, Replayed: t.Replayed}
 }
 
 func (s *startup) text() string {
 	text := fmt.Sprintf("start-up trace: %d ranges, %d bytes, of %d starts", s.Ranges, s.Bytes, s.Recordings)
+	if s.From == trace.FromReferrer {
+		text += ", begun by another node's"
+	}
 	if r := s.Replayed; r != nil {
 		text += fmt.Sprintf("\nlast replayed %s: %d requests, %d bytes, %.2f s", r.Time.Format(time.DateTime+" MST"), r.Requests, r.Bytes, r.Seconds)
 		if r.Error != "" {

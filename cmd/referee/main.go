@@ -45,6 +45,7 @@ func rootCommand() *cobra.Command {
 		statusCommand(load),
 		drainCommand(load),
 		convertCommand(load),
+		traceCommand(load),
 		configCommand(load),
 		keepCommand(),
 	)

@@ -166,7 +166,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	attachment := attach.Options{Driver: config.Attach.Driver, Dir: config.State, Keeper: d.keeper, Log: log}
 	d.fuseDir = attachment.FUSEDir()
 	d.driver = attach.Choose(ctx, attachment)
-	traces, err := openTraces(config, log)
+	traces, err := d.openTraces(config, log)
 	if err != nil {
 		return d, err
 	}

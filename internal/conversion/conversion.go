@@ -227,7 +227,7 @@ func openSource(ctx context.Context, opts Options) (oras.ReadOnlyTarget, string,
 		}
 		return store, tag, nil
 	}
-	repo, err := openRepository(opts.Source, opts)
+	repo, err := OpenRepository(opts.Source, opts)
 	if err != nil {
 		return nil, "", err
 	}
@@ -240,17 +240,18 @@ func openSource(ctx context.Context, opts Options) (oras.ReadOnlyTarget, string,
 func openDestination(opts Options) (*remote.Repository, error) {
 	switch {
 	case opts.Destination != "":
-		return openRepository(opts.Destination, opts)
+		return OpenRepository(opts.Destination, opts)
 	case strings.HasPrefix(opts.Source, "oci:"):
 		return nil, errors.New("an OCI layout needs a repository to attach to: give --repository")
 	default:
-		return openRepository(opts.Source, opts)
+		return OpenRepository(opts.Source, opts)
 	}
 }
 
-// openRepository authenticates like docker: with its configuration file and
+// OpenRepository returns a repository to read or write: of opts PlainHTTP and
+// UserAgent count. It authenticates like docker: with its configuration file and
 // credential helpers.
-func openRepository(reference string, opts Options) (*remote.Repository, error) {
+func OpenRepository(reference string, opts Options) (*remote.Repository, error) {
 	repo, err := remote.NewRepository(reference)
 	if err != nil {
 		return nil, fmt.Errorf("reference %q: %w", reference, err)

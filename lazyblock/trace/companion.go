@@ -21,6 +21,10 @@ const maxRecordings = 3
 type Options struct {
 	Record, Replay bool
 
+	// Find returns what may be traces of the form, the best first, as other nodes
+	// recorded them. It is asked where nothing is known of a form. nil: nobody knows.
+	Find func(ctx context.Context, spec volume.Spec, blobs []volume.Blob) ([][]byte, error)
+
 	Quiet       time.Duration // a start is over when nothing new was read for so long, default 10 s
 	Longest     time.Duration // or when it has taken so long, default 2 min
 	MaxRecorded int64         // bytes of a trace, default 256 MiB
@@ -89,11 +93,25 @@ func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (do
 			_ = contain.Panic(log, doing, func() error { f(ctx); return nil })
 		})
 	}
-	if c.opts.Replay && len(known.Ranges) > 0 {
-		run("replaying a start", func(ctx context.Context) { c.replay(ctx, log, spec, blobs, known.Ranges) })
+	switch {
+	case !c.opts.Replay:
+	case len(known.Ranges) > 0:
+		run("replaying a start", func(ctx context.Context) {
+			c.replay(ctx, log, spec, blobs, requests(known.Ranges, c.most(known.From, spec)))
+		})
+	case c.opts.Find != nil:
+		run("finding a start-up trace", func(ctx context.Context) {
+			if found := c.find(ctx, log, spec, blobs); len(found) > 0 {
+				c.replay(ctx, log, spec, blobs, requests(found, c.most(FromReferrer, spec)))
+			}
+		})
 	}
 	if c.opts.Record && known.Recordings < maxRecordings {
-		r := newRecording(spec.Layers, known.Ranges, c.opts.MaxRecorded)
+		most := c.opts.MaxRecorded
+		if known.From == FromReferrer {
+			most += known.Bytes() // what others recorded takes no room from what is recorded here
+		}
+		r := newRecording(spec.Layers, known.Ranges, most)
 		observe(blobs, r) // from now on, not from when the goroutine gets to run
 		run("recording a start", func(ctx context.Context) {
 			r.wait(ctx, c.opts.Quiet, c.opts.Longest)
@@ -133,7 +151,8 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 		for _, layer := range spec.Layers[min(len(t.Layers), len(spec.Layers)):] {
 			t.Layers = append(t.Layers, Layer{layer.Digest, layer.Size})
 		}
-		t.Ranges = append(t.Ranges, ranges[:min(len(ranges), maxRanges-len(t.Ranges))]...)
+		added := unknown(ranges, t.Ranges) // a trace may have been found meanwhile
+		t.Ranges = append(t.Ranges, added[:min(len(added), maxRanges-len(t.Ranges))]...)
 		t.Recordings++
 	})
 	if err != nil {
@@ -144,9 +163,8 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 }
 
 // replay fetches what former starts have read.
-func (c *Companion) replay(ctx context.Context, log *zap.Logger, spec volume.Spec, blobs []volume.Blob, ranges []Range) {
+func (c *Companion) replay(ctx context.Context, log *zap.Logger, spec volume.Spec, blobs []volume.Blob, todo []Range) {
 	begin := time.Now()
-	todo := requests(ranges, c.opts.MaxReplayed)
 	made, bytes, err := replay(blob.WithPriority(ctx, blob.Background), todo, func(ctx context.Context, r Range) error {
 		if r.Layer >= len(blobs) {
 			return nil // of a layer that this volume is without

@@ -3,11 +3,13 @@ package trace_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -332,3 +334,100 @@ func (p *plain) ReadRange(ctx context.Context, b []byte, off int64) (int, error)
 }
 
 func (*plain) Close() error { return nil }
+
+// TestFoundTraces has other nodes' traces offered where nothing is known of a
+// form: only one of that very form is replayed and kept, within bounds.
+func TestFoundTraces(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	blobs := b.open(t)
+	b.start(t, blobs)
+	b.recorded(t)
+	mine := b.trace(t)
+	export := func(change func(*trace.Trace)) []byte {
+		other := *mine
+		other.Layers = slices.Clone(mine.Layers)
+		change(&other)
+		data, err := other.Export()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	another := digest.FromString("another")
+	useless := [][]byte{
+		[]byte("{"),
+		export(func(other *trace.Trace) { other.Artifact = another }),
+		export(func(other *trace.Trace) { other.Layers[0].Digest = another }),
+		export(func(other *trace.Trace) { other.Layers = append(other.Layers, trace.Layer{Digest: another, Size: 1}) }),
+		export(func(other *trace.Trace) { other.Ranges = nil }),
+	}
+	for name, tc := range map[string]struct {
+		offered [][]byte
+		problem error
+		want    bool
+	}{
+		"none":                        {nil, nil, false},
+		"none can be had":             {nil, errors.New("registry is away"), false},
+		"useless ones":                {useless, nil, false},
+		"useless ones, then a right":  {append(slices.Clone(useless), export(func(*trace.Trace) {})), errors.New("one could not be had"), true},
+		"one that says it is ours":    {[][]byte{mustMarshal(t, mine)}, nil, true},
+		"one of the form's every bit": {[][]byte{export(func(other *trace.Trace) { other.Ranges = everything(other.Layers) })}, nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			blobs := b.open(t)
+			asked := make(chan struct{})
+			c := trace.New(b.store, trace.Options{Replay: true, Log: zaptest.NewLogger(t), Find: func(context.Context, volume.Spec, []volume.Blob) ([][]byte, error) {
+				defer close(asked)
+				return tc.offered, tc.problem
+			}})
+			done := c.Opened("id", b.spec, blobs)
+			<-asked
+			if !tc.want {
+				done()
+				if _, err := b.store.Get(b.spec.Repository, b.spec.Artifact.Digest); !errors.Is(err, trace.ErrNone) {
+					t.Errorf("kept: %v", err)
+				}
+				return
+			}
+			var got *trace.Trace
+			eventually.True(t, "the trace is replayed", func() bool {
+				var err error
+				got, err = b.store.Get(b.spec.Repository, b.spec.Artifact.Digest)
+				return err == nil && got.Replayed != nil
+			})
+			done()
+			if got.From != trace.FromReferrer || got.Recordings != 0 || got.Replayed.Error != "" || got.Replayed.Bytes == 0 {
+				t.Errorf("kept: from %q, %d recordings, replayed %+v", got.From, got.Recordings, got.Replayed)
+			}
+			var size int64
+			for _, layer := range b.spec.Layers {
+				size += layer.Size
+			}
+			if got.Replayed.Bytes > size*6/10 {
+				t.Errorf("%d of %d bytes were fetched on somebody's word", got.Replayed.Bytes, size)
+			}
+		})
+	}
+}
+
+func mustMarshal(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// everything is all of the layers, in pieces.
+func everything(layers []trace.Layer) (ranges []trace.Range) {
+	for i, layer := range layers {
+		for off := int64(0); off < layer.Size; off += 256 * kib {
+			ranges = append(ranges, trace.Range{Layer: i, Offset: off, Length: min(256*kib, layer.Size-off)})
+		}
+	}
+	return ranges
+}

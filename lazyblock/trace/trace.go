@@ -28,6 +28,8 @@ type Trace struct {
 	Ranges   []Range       `json:"ranges"`
 	// Recordings is how many starts have added to it.
 	Recordings int `json:"recordings,omitempty"`
+	// From is FromReferrer where another node recorded what it began with.
+	From string `json:"from,omitempty"`
 	// Replayed tells of the last replay on this node.
 	Replayed *Replay `json:"replayed,omitempty"`
 }
