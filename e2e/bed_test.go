@@ -39,7 +39,7 @@ func newBed(t *testing.T, opts node.Options, settings string, access ...string) 
 	b.command = newCommand(t, filepath.Join(b.Dir(), "referee.toml"))
 	socket := filepath.Join(b.Dir(), "referee", "cri.sock")
 	if !strings.Contains(settings, "[completion]") { // requests are counted
-		settings += "[completion]\nenabled = false\n"
+		settings += "\n[completion]\nenabled = false\n"
 	}
 	b.text = fmt.Sprintf(`version = 1
 root = %q
