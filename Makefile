@@ -84,7 +84,7 @@ lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
 .PHONY: bench
 bench: deps tools build ## Measure lazy against ordinary pulls over shaped links (root)
 	go test -run '^$$' -bench . -benchtime 0.5s ./criimage ./lazyblock/...
-	go run ./e2e/bench -json .cache/bench.json
+	go run ./e2e/bench -json .cache/bench.json -docs docs
 
 .PHONY: demo
 demo: deps tools build ## Show one image being pulled lazily on a real node (root)

@@ -38,6 +38,8 @@ type options struct {
 	parts       map[string]bool
 	seed        int64
 	file        string
+	docs        string
+	within      time.Duration
 }
 
 func main() {
@@ -46,10 +48,13 @@ func main() {
 	flag.IntVar(&o.repetitions, "n", 5, "repetitions of each pull")
 	flag.IntVar(&o.calls, "calls", 3000, "calls of each kind, direct and proxied")
 	flag.IntVar(&o.plans, "plans", 15, "plans of each kind")
+	flag.DurationVar(&o.within, "within", 0, "begin no pull after this time, but for the first repetition (0: unbounded)")
 	flag.StringVar(&images, "images", "small,python", "images to pull: small, redis, python")
-	flag.StringVar(&parts, "parts", "front,negotiate,pulls,memory", "what to measure")
+	flag.StringVar(&parts, "parts", "front,negotiate,pulls,reads,memory", "what to measure")
 	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano(), "of the order of repetitions")
 	flag.StringVar(&o.file, "json", "", "file for every single result")
+	flag.StringVar(&o.docs, "docs", "", "folder for benchmarks.md and its pictures")
+	from := flag.String("from", "", "measure nothing: read what -json wrote")
 	flag.Parse()
 	o.images = strings.Split(images, ",")
 	o.parts = map[string]bool{}
@@ -58,15 +63,31 @@ func main() {
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	report, err := bench(ctx, os.Stderr, o)
+	report, err := measured(ctx, *from, o)
 	stop()
 	if err == nil {
-		err = errors.Join(report.write(os.Stdout), save(o.file, report))
+		err = errors.Join(report.write(os.Stdout), save(o.file, report), report.document(o.docs))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// measured is the report of this run, or of the one that wrote the file from.
+func measured(ctx context.Context, from string, o options) (*Report, error) {
+	if from == "" {
+		return bench(ctx, os.Stderr, o)
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{}
+	if err := json.Unmarshal(text, report); err != nil {
+		return nil, fmt.Errorf("read %s: %w", from, err)
+	}
+	return report, nil
 }
 
 // Report is everything that was measured.
@@ -75,9 +96,11 @@ type Report struct {
 	Seed    int64
 	Links   []compare.Link
 	Images  []compare.Image
-	Front   []Call   `json:",omitempty"`
-	Pulls   []Sample `json:",omitempty"`
-	Memory  []Memory `json:",omitempty"`
+	Front   []Call    `json:",omitempty"`
+	Pulls   []Sample  `json:",omitempty"`
+	Reads   []Reading `json:",omitempty"`
+	Memory  []Memory  `json:",omitempty"`
+	Command string    // that measured it
 
 	NegotiationLinks []compare.Link `json:",omitempty"`
 	Negotiation      []Negotiation  `json:",omitempty"`
@@ -92,13 +115,13 @@ type linkProfile struct {
 var linkProfiles = []linkProfile{{"region", link.Region}, {"wan", link.WAN}}
 
 func bench(ctx context.Context, progress io.Writer, o options) (*Report, error) {
-	report := &Report{Machine: thisMachine(), Seed: o.seed}
+	report := &Report{Machine: thisMachine(), Seed: o.seed, Command: "go run ./e2e/bench " + strings.Join(os.Args[1:], " ")}
 	if o.parts["negotiate"] {
 		if err := measureNegotiation(ctx, progress, report, o); err != nil {
 			return nil, err
 		}
 	}
-	if o.parts["front"] || o.parts["pulls"] || o.parts["memory"] {
+	if o.parts["front"] || o.parts["pulls"] || o.parts["reads"] || o.parts["memory"] {
 		if err := benchNode(ctx, progress, report, o); err != nil {
 			return nil, err
 		}
@@ -116,6 +139,11 @@ func benchNode(ctx context.Context, progress io.Writer, report *Report, o option
 		err = errors.Join(err, bed.Stop())
 	}()
 	report.Machine.Containerd = bed.Node.Version()
+	if o.parts["pulls"] {
+		if err := bed.StartTuned(ctx); err != nil {
+			return err
+		}
+	}
 	for _, l := range linkProfiles {
 		added, err := bed.AddLink(ctx, l.name, l.shape)
 		if err != nil {
@@ -135,6 +163,11 @@ func benchNode(ctx context.Context, progress io.Writer, report *Report, o option
 	}
 	if o.parts["pulls"] {
 		if err := measurePulls(ctx, progress, bed, other, report, o); err != nil {
+			return err
+		}
+	}
+	if o.parts["reads"] {
+		if err := measureReads(ctx, progress, bed, report, o); err != nil {
 			return err
 		}
 	}

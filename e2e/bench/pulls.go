@@ -18,6 +18,7 @@ type Variant string
 // warm variant.
 const (
 	ordinary Variant = "ordinary"
+	tuned    Variant = "tuned"      // containerd fetches each layer in parallel pieces
 	lazyCold Variant = "lazy, cold" // the daemon has just started
 	lazyWarm Variant = "lazy, warm" // it has pulled another image from that registry a moment ago
 	// lazyTraced is lazyWarm with the trace of one earlier start, which is not measured.
@@ -26,7 +27,10 @@ const (
 
 // variants are all, in the order of the tables; the first is what the others are
 // compared with.
-var variants = []Variant{ordinary, lazyCold, lazyWarm, lazyTraced}
+var variants = []Variant{ordinary, tuned, lazyCold, lazyWarm, lazyTraced}
+
+// lazyVariants are those of them that go through Referee.
+var lazyVariants = []Variant{lazyCold, lazyWarm, lazyTraced}
 
 // Sample is one pull and start.
 type Sample struct {
@@ -39,15 +43,16 @@ type Sample struct {
 	Steps       fallback.Steps // Referee's own clock
 }
 
-// measurePulls runs every variant of every image over every link n times, in
-// random order, each from cold caches.
+// measurePulls runs every variant of every image over every link n times, each
+// from cold caches. Every round has each once, in random order of its own. After
+// the first round no pull begins once o.within has passed.
 func measurePulls(ctx context.Context, progress io.Writer, bed *compare.Bed, other compare.Image, report *Report, o options) error {
 	type job struct {
 		image   compare.Image
 		link    compare.Link
 		variant Variant
 	}
-	var jobs []job
+	var round, jobs []job
 	for _, name := range o.images {
 		image, err := bed.Publish(ctx, name)
 		if err != nil {
@@ -57,15 +62,21 @@ func measurePulls(ctx context.Context, progress io.Writer, bed *compare.Bed, oth
 		report.Images = append(report.Images, image)
 		for _, l := range report.Links {
 			for _, variant := range variants {
-				for range o.repetitions {
-					jobs = append(jobs, job{image, l, variant})
-				}
+				round = append(round, job{image, l, variant})
 			}
 		}
 	}
 	random := rand.New(rand.NewPCG(uint64(o.seed), 0)) //nolint:gosec // an order, not a secret
-	random.Shuffle(len(jobs), func(i, k int) { jobs[i], jobs[k] = jobs[k], jobs[i] })
+	for range o.repetitions {
+		random.Shuffle(len(round), func(i, k int) { round[i], round[k] = round[k], round[i] })
+		jobs = append(jobs, round...)
+	}
+	began := time.Now()
 	for i, j := range jobs {
+		if o.within > 0 && i >= len(round) && time.Since(began) > o.within {
+			fmt.Fprintf(progress, "%s have passed: leaving out %d pulls\n", o.within, len(jobs)-i)
+			return nil
+		}
 		sample, err := measurePull(ctx, bed, other, j.image, j.link, j.variant)
 		if err != nil {
 			return err
@@ -79,9 +90,13 @@ func measurePulls(ctx context.Context, progress io.Writer, bed *compare.Bed, oth
 
 func measurePull(ctx context.Context, bed *compare.Bed, other, image compare.Image, l compare.Link, variant Variant) (Sample, error) {
 	sample := Sample{Image: image.Name, Link: l.Name, Variant: variant}
-	way := compare.Ordinary
-	if variant != ordinary {
-		way = compare.Lazy
+	way := compare.Lazy
+	switch variant {
+	case ordinary:
+		way = compare.Ordinary
+	case tuned:
+		way = compare.Tuned
+	case lazyCold, lazyWarm, lazyTraced:
 	}
 	if err := bed.ForgetStarts(); err != nil {
 		return sample, err

@@ -30,7 +30,9 @@ type Bed struct {
 	Referee  *node.Referee
 	Direct   *node.Client // a kubelet that knows only containerd
 	Lazy     *node.Client // a kubelet whose image endpoint is Referee
+	Tuned    *node.Client // a kubelet of a second node; nil before StartTuned
 
+	tuned    *node.Node
 	progress io.Writer
 	binary   string
 	socket   string
@@ -121,6 +123,24 @@ func (b *Bed) path(elem ...string) string {
 // config is where the configuration is kept for the command line.
 func (b *Bed) config() string { return b.path("referee-cli.toml") }
 
+// tunedPulls makes containerd fetch each layer in parallel pieces. The settings
+// are those of its local transfer service, which serves CRI pulls unless
+// configured otherwise.
+const tunedPulls = `[plugins.'io.containerd.transfer.v1.local']
+  max_concurrent_downloads = 10
+  concurrent_layer_fetch_buffer = 8388608
+`
+
+// StartTuned starts the second node, with containerd's parallel fetch. It must be
+// called before AddLink.
+func (b *Bed) StartTuned(ctx context.Context) (err error) {
+	if b.tuned, err = node.Start(ctx, node.Options{Config: tunedPulls}); err != nil {
+		return fmt.Errorf("start tuned node: %w", err)
+	}
+	b.Tuned = b.tuned.CRI()
+	return nil
+}
+
 // AddLink makes a way to the registry and measures it.
 func (b *Bed) AddLink(ctx context.Context, name string, shape link.Shape) (Link, error) {
 	running, err := link.Start(ctx, shape)
@@ -136,6 +156,11 @@ func (b *Bed) AddLink(ctx context.Context, name string, shape link.Shape) (Link,
 		return l, err
 	}
 	b.links[len(b.links)-1] = l
+	if b.tuned != nil {
+		if err := b.tuned.PointHost(l.host, node.Endpoint{URL: "http://" + l.far}); err != nil {
+			return l, err
+		}
+	}
 	return l, b.Node.PointHost(l.host, node.Endpoint{URL: "http://" + l.far})
 }
 
@@ -155,6 +180,9 @@ func (b *Bed) Stop() error {
 	}
 	if b.Node != nil {
 		errs = append(errs, b.Node.Stop())
+	}
+	if b.tuned != nil {
+		errs = append(errs, b.tuned.Stop())
 	}
 	for _, l := range b.links {
 		errs = append(errs, l.running.Close())
@@ -179,6 +207,10 @@ func (b *Bed) leaks() []string {
 	if b.Node != nil {
 		left = append(left, node.Leaks(b.Node.Dir())...)
 		folders = append(folders, b.Node.Dir())
+	}
+	if b.tuned != nil {
+		left = append(left, node.Leaks(b.tuned.Dir())...)
+		folders = append(folders, b.tuned.Dir())
 	}
 	for _, folder := range folders {
 		if _, err := os.Stat(folder); err == nil {

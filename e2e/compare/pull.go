@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,7 @@ type Way string
 const (
 	Ordinary Way = "ordinary" // containerd alone
 	Lazy     Way = "lazy"     // Referee in front of it
+	Tuned    Way = "tuned"    // containerd alone, fetching each layer in parallel pieces
 )
 
 // Result is what one pull and start took.
@@ -45,10 +47,7 @@ const (
 func (b *Bed) Run(ctx context.Context, way Way, image Image, l Link, inside func(*node.Container, int) error) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	client := b.Direct
-	if way == Lazy {
-		client = b.Lazy
-	}
+	client := map[Way]*node.Client{Ordinary: b.Direct, Lazy: b.Lazy, Tuned: b.Tuned}[way]
 	b.port++
 	pod, err := client.RunPod(ctx, image.Name)
 	if err != nil {
@@ -178,7 +177,7 @@ func (b *Bed) Chill(ctx context.Context) error {
 	if _, err := b.Lazy.List(ctx); err != nil { // connects
 		return err
 	}
-	return dropPageCache()
+	return DropPageCache()
 }
 
 // ForgetStarts removes what the daemon remembers of former starts. Chill has to
@@ -199,12 +198,18 @@ func (b *Bed) Warm(ctx context.Context, other Image, l Link) error {
 	return b.Remove(ctx, l, other)
 }
 
-func dropPageCache() error {
+// DropPageCache makes the kernel forget what it has read.
+func DropPageCache() error {
 	unix.Sync()
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 		return fmt.Errorf("drop page cache: %w", err)
 	}
 	return nil
+}
+
+// Root is where the root file system of a running container is mounted.
+func (b *Bed) Root(container *node.Container) string {
+	return filepath.Join(b.Node.State(), "io.containerd.runtime.v2.task", "k8s.io", container.ID, "rootfs")
 }
 
 // Explain is what `referee explain` says of the image.

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/referee-cri/referee/e2e/compare"
+	"github.com/referee-cri/referee/e2e/link"
+)
+
+// TestDocument draws a small report: every figure of it stands in the text, and
+// every picture is whole.
+func TestDocument(t *testing.T) {
+	t.Parallel()
+	image, l := compare.Image{Name: "thing<&>", Size: 400 << 20}, compare.Link{Name: "wan", Shape: link.WAN}
+	r := &Report{Command: "go run ./e2e/bench -n 1", Links: []compare.Link{l}, Images: []compare.Image{image}}
+	for i, variant := range variants {
+		r.Pulls = append(r.Pulls, Sample{Image: image.Name, Link: l.Name, Variant: variant, Pull: time.Duration(i+1) * time.Second, Ready: time.Duration(20-3*i) * time.Second, Bytes: 7e6})
+	}
+	for _, way := range []compare.Way{compare.Ordinary, compare.Lazy} {
+		d := Durations{time.Second}
+		r.Reads = append(r.Reads, Reading{Image: image.Name, Way: way, Whole: 3 * time.Second, Walk: d, WarmSequential: d, WarmRandom: d, ColdSequential: d, ColdRandom: d, Passes: 1})
+	}
+	folder := t.TempDir()
+	if err := r.document(folder); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(folder, "benchmarks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{r.Command, "17.000", "lazy, traced against tuned", "2.12x", "benchmarks/ready.svg"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("benchmarks.md is without %q:\n%s", want, text)
+		}
+	}
+	drawn, err := filepath.Glob(filepath.Join(folder, "benchmarks", "*.svg"))
+	if err != nil || len(drawn) != 4 {
+		t.Fatalf("pictures: %q, %v", drawn, err)
+	}
+	for _, file := range drawn {
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := xml.NewDecoder(f)
+		for err == nil {
+			_, err = d.Token()
+		}
+		if !errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v", file, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
