@@ -64,6 +64,7 @@ type completion struct {
 
 	Whole       bool                 `json:"whole"`
 	Quarantined *complete.Quarantine `json:"quarantined,omitempty"`
+	Problem     string               `json:"problem,omitempty"` // what cannot be read of it
 }
 
 // completionOf is nil where nothing is known.
@@ -73,10 +74,14 @@ func completionOf(config *configs.Config, entry *fallback.Entry) *completion {
 	}
 	state, stateErr := complete.ReadState(config.Root, entry.Volume)
 	quarantined, err := complete.ReadQuarantine(config.Root, entry.Volume)
-	if err != nil || stateErr != nil || state == nil && quarantined == nil {
-		return nil // none, or of no use to the daemon either
+	if err = errors.Join(stateErr, err); err == nil && state == nil && quarantined == nil {
+		return nil
 	}
-	return &completion{State: state, Whole: state != nil && state.Whole(), Quarantined: quarantined}
+	c := &completion{State: state, Whole: state != nil && state.Whole(), Quarantined: quarantined}
+	if err != nil {
+		c.Problem = oneLine(err)
+	}
+	return c
 }
 
 func (c *completion) text() string {
@@ -86,6 +91,9 @@ func (c *completion) text() string {
 			return text + "\nthe image's own layers are not in its place yet"
 		}
 		return text + "\nnew containers do not read it; those that do must be replaced"
+	}
+	if c.Problem != "" || c.State == nil {
+		return "complete: not known: " + c.Problem
 	}
 	if c.Whole {
 		return fmt.Sprintf("complete: sealed, %d blobs, %d bytes; reads need no registry", c.Blobs, c.Size)

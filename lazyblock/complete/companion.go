@@ -74,6 +74,8 @@ type mounted struct {
 	pauses int             // failures in a row
 	told   string          // why it waits, as last logged
 	noted  time.Time       // when its state was last written
+
+	cleansed bool // its wrong blobs were forgotten
 }
 
 // New returns a Companion and starts its work.

@@ -339,3 +339,34 @@ func TestQuarantine(t *testing.T) {
 		b.close(t)
 	})
 }
+
+// TestQuarantineIsFinished begins where a crash left a record and a whole, wrong
+// blob: it is forgotten, and another volume that shares it goes into quarantine.
+func TestQuarantineIsFinished(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		truth, wrong := newOrigin(9, 2*mib), newOrigin(9, 2*mib)
+		wrong.content[mib] ^= 1
+		b := newBench(t, t.TempDir(), complete.Options{Rate: rate})
+		spec, done := b.mount(truth, b.blob(t, truth, wrong))
+		until(t, "the volume is in quarantine", func() bool { return b.Quarantined(spec.ID()) })
+		done()
+		b.close(t)
+
+		b = newBench(t, b.root, complete.Options{Rate: rate})
+		blob := b.blob(t, truth, wrong)
+		if err := blob.Prefetch(t.Context(), 0, blob.Size()); err != nil { // as if it had never been forgotten
+			t.Fatal(err)
+		}
+		_, done = b.mount(truth, blob)
+		until(t, "the wrong blob is forgotten", func() bool { return blob.Cached() == 0 })
+		sharing := b.spec
+		sharing.Chain = digest.FromString("another chain")
+		sharing.Layers = []ocispec.Descriptor{truth.desc()}
+		alsoDone := b.Opened(sharing.ID(), sharing, []volume.Blob{blob})
+		until(t, "the other volume is in quarantine", func() bool { return b.Quarantined(sharing.ID()) })
+		alsoDone()
+		done()
+		b.close(t)
+	})
+}

@@ -105,6 +105,25 @@ func (q *quarantine) holds(volume string) bool {
 	return is
 }
 
+// condemns reports whether the registry of repository served a blob wrong.
+func (q *quarantine) condemns(repository string, blob digest.Digest) bool {
+	_, is := q.of(repository, blob)
+	return is
+}
+
+// of returns a record of a blob that the registry of repository served wrong.
+func (q *quarantine) of(repository string, blob digest.Digest) (record Quarantine, is bool) {
+	host := registry.HostOf(repository)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, record := range q.records {
+		if record.Blob == blob && registry.HostOf(record.Repository) == host {
+			return record, true
+		}
+	}
+	return Quarantine{}, false
+}
+
 // unreplaced lists the records of volumes that something may still stand on.
 func (q *quarantine) unreplaced() []Quarantine {
 	q.mu.Lock()
@@ -124,18 +143,10 @@ func (c *Companion) Quarantined(volume string) bool { return c.quarantine.holds(
 // Refuse returns an error with reason.Quarantined if spec needs a blob that its
 // registry served wrong.
 func (c *Companion) Refuse(spec volume.Spec) error {
-	host := registry.HostOf(spec.Repository)
-	c.quarantine.mu.Lock()
-	defer c.quarantine.mu.Unlock()
-	for _, record := range c.quarantine.records {
-		if registry.HostOf(record.Repository) != host {
-			continue
-		}
-		for _, layer := range spec.Layers {
-			if layer.Digest == record.Blob {
-				return reason.Errorf(reason.Quarantined, "blob %s of the form had another content when %s served it on %s",
-					record.Blob, record.Repository, record.Time.Format(time.DateTime+" MST"))
-			}
+	for _, layer := range spec.Layers {
+		if record, is := c.quarantine.of(spec.Repository, layer.Digest); is {
+			return reason.Errorf(reason.Quarantined, "blob %s of the form had another content when %s served it on %s",
+				record.Blob, record.Repository, record.Time.Format(time.DateTime+" MST"))
 		}
 	}
 	return nil

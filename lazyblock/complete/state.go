@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/referee-cri/referee/internal/atomicfile"
+	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
 // State is how far a volume is.
@@ -24,10 +25,9 @@ type State struct {
 // Whole reports whether the volume needs its registry no more.
 func (s *State) Whole() bool { return s.Sealed == s.Blobs }
 
-// stateSuffix is beside the volume's record: it goes with it.
-const stateSuffix = ".completion"
-
-func statePath(root, id string) string { return filepath.Join(root, "volumes", id+stateSuffix) }
+func statePath(root, id string) string {
+	return filepath.Join(root, "volumes", id+volume.CompletionSuffix)
+}
 
 // ReadState returns what was last noted about a volume, nil where nothing was. It
 // may be called by another process than the daemon.

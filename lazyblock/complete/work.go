@@ -37,8 +37,15 @@ func (*busyError) Error() string { return "its readers wait for the registry" }
 // complete fetches and seals the blobs of m, one after the other. An error says why
 // it came to no end.
 func (c *Companion) complete(ctx context.Context, m *mounted) error {
-	if c.quarantine.holds(m.id) {
-		return nil // nothing that is built on it is worth completing
+	for i, layer := range m.spec.Layers {
+		// Maybe found by the completion of another volume that shares it.
+		if !c.quarantine.holds(m.id) && c.quarantine.condemns(m.spec.Repository, layer.Digest) {
+			return c.condemn(ctx, m, i)
+		}
+	}
+	if c.quarantine.holds(m.id) { // nothing that is built on it is worth completing
+		c.cleanse(ctx, m)
+		return nil
 	}
 	for i, b := range m.blobs {
 		if b.Sealed() {
@@ -129,14 +136,29 @@ func (c *Companion) condemn(ctx context.Context, m *mounted, i int) error {
 		Volume: m.id, Reference: m.spec.Reference, Repository: m.spec.Repository, Chain: m.spec.Chain,
 		Artifact: m.spec.Artifact.Digest, Blob: layer.Digest, Time: time.Now().UTC(),
 	}
-	// First the record: a crash between the two finds the blob whole, and wrong.
+	// First the record: after a crash between the two it tells what to forget.
 	if err := c.quarantine.add(q); err != nil {
 		return err
 	}
 	m.log.Error("form quarantined: a blob is not what its digest says; containers that run from it may have read wrong bytes and must be replaced",
 		zap.Stringer("digest", layer.Digest), zap.String("repository", q.Repository), zap.Stringer("artifact", q.Artifact), zap.Stringer("chain", q.Chain))
-	if err := m.blobs[i].Invalidate(ctx, 0, layer.Size); err != nil {
-		m.log.Warn("forgetting a wrong blob", zap.Error(err))
-	}
+	c.cleanse(ctx, m)
 	return nil
+}
+
+// cleanse forgets, once a mount, the blobs of m that are known to be wrong.
+func (c *Companion) cleanse(ctx context.Context, m *mounted) {
+	if m.cleansed {
+		return
+	}
+	m.cleansed = true
+	for i, layer := range m.spec.Layers {
+		if !c.quarantine.condemns(m.spec.Repository, layer.Digest) {
+			continue
+		}
+		if err := m.blobs[i].Invalidate(ctx, 0, layer.Size); err != nil {
+			m.log.Warn("forgetting a wrong blob", zap.Error(err))
+			m.cleansed = false
+		}
+	}
 }

@@ -15,10 +15,11 @@ import (
 // records are the durable specs, one JSON file a volume.
 type records struct{ dir string }
 
-const (
-	recordSuffix     = ".json"
-	completionSuffix = ".completion" // see package complete: how much of it is here
-)
+const recordSuffix = ".json"
+
+// CompletionSuffix is that of the file beside a volume's record in which package
+// complete notes how much of it is here. It goes with the record.
+const CompletionSuffix = ".completion"
 
 func (r records) path(id string) string { return filepath.Join(r.dir, id+recordSuffix) }
 
@@ -91,7 +92,7 @@ func (r records) list() (map[string]Spec, error) {
 // remove removes what is kept of id: its record last, so that a crash between
 // leaves nothing that nobody asks for.
 func (r records) remove(id string) error {
-	for _, path := range []string{filepath.Join(r.dir, id+completionSuffix), r.path(id)} {
+	for _, path := range []string{filepath.Join(r.dir, id+CompletionSuffix), r.path(id)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove volume record: %w", err)
 		}
