@@ -40,6 +40,7 @@ type options struct {
 	file        string
 	docs        string
 	within      time.Duration
+	command     string // that asks for the same
 }
 
 func main() {
@@ -56,6 +57,7 @@ func main() {
 	flag.StringVar(&o.docs, "docs", "", "folder for benchmarks.md and its pictures")
 	from := flag.String("from", "", "measure nothing: read what -json wrote")
 	flag.Parse()
+	o.command = fmt.Sprintf("go run ./e2e/bench -n %d -within %s -images %s -parts %s", o.repetitions, o.within, images, parts)
 	o.images = strings.Split(images, ",")
 	o.parts = map[string]bool{}
 	for part := range strings.SplitSeq(parts, ",") {
@@ -65,8 +67,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	report, err := measured(ctx, *from, o)
 	stop()
+	if report != nil { // also what there is of one that failed
+		err = errors.Join(err, save(o.file, report))
+	}
 	if err == nil {
-		err = errors.Join(report.write(os.Stdout), save(o.file, report), report.document(o.docs))
+		err = errors.Join(report.write(os.Stdout), report.document(o.docs))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -115,15 +120,15 @@ type linkProfile struct {
 var linkProfiles = []linkProfile{{"region", link.Region}, {"wan", link.WAN}}
 
 func bench(ctx context.Context, progress io.Writer, o options) (*Report, error) {
-	report := &Report{Machine: thisMachine(), Seed: o.seed, Command: "go run ./e2e/bench " + strings.Join(os.Args[1:], " ")}
+	report := &Report{Machine: thisMachine(), Seed: o.seed, Command: o.command}
 	if o.parts["negotiate"] {
 		if err := measureNegotiation(ctx, progress, report, o); err != nil {
-			return nil, err
+			return report, err
 		}
 	}
 	if o.parts["front"] || o.parts["pulls"] || o.parts["reads"] || o.parts["memory"] {
 		if err := benchNode(ctx, progress, report, o); err != nil {
-			return nil, err
+			return report, err
 		}
 	}
 	return report, nil

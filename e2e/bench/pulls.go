@@ -98,19 +98,16 @@ func measurePull(ctx context.Context, bed *compare.Bed, other, image compare.Ima
 		way = compare.Tuned
 	case lazyCold, lazyWarm, lazyTraced:
 	}
-	if err := bed.ForgetStarts(); err != nil {
+	if err := bed.Chill(ctx); err != nil {
 		return sample, err
 	}
 	if variant == lazyTraced {
-		if err := bed.Chill(ctx); err != nil {
-			return sample, err
-		}
 		if _, err := bed.Run(ctx, way, image, l, nil); err != nil { // recorded, as the image goes
 			return sample, err
 		}
-	}
-	if err := bed.Chill(ctx); err != nil {
-		return sample, err
+		if err := bed.ChillTraced(ctx); err != nil {
+			return sample, err
+		}
 	}
 	if variant == lazyWarm || variant == lazyTraced {
 		if err := bed.Warm(ctx, other, l); err != nil {

@@ -157,13 +157,22 @@ func cleanly(ctx context.Context, do func(context.Context) error) error {
 }
 
 // Chill makes everything cold: the daemon is started anew, so that it knows no
-// connection, no referrer and no byte, and the kernel's page cache is dropped.
-func (b *Bed) Chill(ctx context.Context) error {
+// connection, no referrer, no byte and no former start, and the kernel's page
+// cache is dropped.
+func (b *Bed) Chill(ctx context.Context) error { return b.chill(ctx, "cache", "traces") }
+
+// ChillTraced is Chill but for what the daemon has recorded of former starts.
+func (b *Bed) ChillTraced(ctx context.Context) error { return b.chill(ctx, "cache") }
+
+// chill removes these folders while the daemon does not run.
+func (b *Bed) chill(ctx context.Context, folders ...string) error {
 	if err := b.Referee.Stop(); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(b.path("referee-root", "cache")); err != nil {
-		return fmt.Errorf("remove cache: %w", err)
+	for _, folder := range folders {
+		if err := os.RemoveAll(b.path("referee-root", folder)); err != nil {
+			return fmt.Errorf("remove %s: %w", folder, err)
+		}
 	}
 	if err := b.Referee.Start(ctx); err != nil {
 		return err
@@ -178,15 +187,6 @@ func (b *Bed) Chill(ctx context.Context) error {
 		return err
 	}
 	return DropPageCache()
-}
-
-// ForgetStarts removes what the daemon remembers of former starts. Chill has to
-// follow: the daemon makes the folder when it starts.
-func (b *Bed) ForgetStarts() error {
-	if err := os.RemoveAll(b.path("referee-root", "traces")); err != nil {
-		return fmt.Errorf("forget starts: %w", err)
-	}
-	return nil
 }
 
 // Warm pulls another image over the link and removes it, as a node does that is
