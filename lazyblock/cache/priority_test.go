@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"testing"
@@ -94,4 +95,30 @@ func TestBackgroundLeavesMemoryToReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	release()
+}
+
+// TestHurriedReadIsSplit: each part comes over a connection of its own.
+func TestHurriedReadIsSplit(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ length, requests int64 }{
+		"one block":       {64 * kib, 1},
+		"a usual tail":    {320 * kib, 5},
+		"a long one":      {2 * mib, 8},
+		"not whole parts": {600 * kib, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			src := newSource(1, 8*mib)
+			b := openBlob(t, openStore(t, t.TempDir(), Options{}), src)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			p := make([]byte, tc.length)
+			if _, err := b.ReadRange(ctx, p, mib); err != nil || !bytes.Equal(p, src.content[mib:mib+tc.length]) {
+				t.Fatalf("wrong bytes: %v", err)
+			}
+			if n := int64(len(src.requests())); n != tc.requests {
+				t.Errorf("%d requests of %d bytes, want %d: %v", n, tc.length, tc.requests, src.requests())
+			}
+		})
+	}
 }

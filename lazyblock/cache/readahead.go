@@ -74,7 +74,7 @@ func (f *file) fetchAhead(ctx context.Context, from, to int64) (started bool) {
 		case fe != nil:
 			pos = fe.end
 		default:
-			pos, started = f.startAt(ctx, pos, to, ahead).end, true
+			pos, started = f.startAt(ctx, pos, to, f.store.opts.MaxRequest, ahead).end, true
 		}
 	}
 	return started
