@@ -2,7 +2,6 @@ package negotiate
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/opencontainers/go-digest"
 
@@ -38,13 +37,7 @@ func (n *Negotiator) Attached(ctx context.Context, repo *registry.Repository, su
 
 // content fetches the only layer of an artifact that is attached to subject.
 func (f *finder) content(ctx context.Context, e entry, subject digest.Digest, limit int64) ([]byte, error) {
-	manifest, err := getVerified(ctx, f.repo, e.descriptor(), maxSignatureManifest, registry.Request{
-		Path: "manifests/" + e.digest.String(), Header: http.Header{"Accept": {acceptArtifact}}, Capability: registry.Pull,
-	})
-	if err != nil {
-		return nil, err
-	}
-	m, err := DecodeManifest(e.mediaType, manifest.body)
+	m, err := f.smallManifest(ctx, e)
 	switch {
 	case err != nil:
 		return nil, err

@@ -131,13 +131,7 @@ type signatureLayer struct {
 
 // open fetches one manifest that may carry signatures of subject.
 func (j *judge) open(ctx context.Context, e entry, subject digest.Digest) (carrier, error) {
-	content, err := j.fetchSmall(ctx, e.descriptor(), maxSignatureManifest, registry.Request{
-		Path: "manifests/" + e.digest.String(), Header: http.Header{"Accept": {acceptArtifact}}, Capability: registry.Pull,
-	})
-	if err != nil {
-		return carrier{}, err
-	}
-	m, err := DecodeManifest(e.mediaType, content)
+	m, err := j.finder.smallManifest(ctx, e)
 	if err != nil {
 		return carrier{}, err
 	}
@@ -168,7 +162,7 @@ func (j *judge) open(ctx context.Context, e entry, subject digest.Digest) (carri
 
 // read fetches the content of a signature.
 func (j *judge) read(ctx context.Context, l signatureLayer) (Signature, error) {
-	content, err := j.fetchSmall(ctx, l.blob, maxSignatureSize, registry.Request{
+	content, err := j.finder.fetchSmall(ctx, l.blob, maxSignatureSize, registry.Request{
 		Path: "blobs/" + l.blob.Digest.String(), Capability: registry.Pull,
 	})
 	l.Content = content
@@ -198,17 +192,28 @@ func sideBySide[T, R any](log *zap.Logger, items []T, f func(T) (R, error)) (don
 }
 
 // fetchSmall gets what d describes, which may not be larger than limit.
-func (j *judge) fetchSmall(ctx context.Context, d ocispec.Descriptor, limit int64, req registry.Request) ([]byte, error) {
-	key := artifactKey{j.repo.Name(), d.Digest}
-	if content, known := j.n.artifacts.get(key); known && int64(len(content)) == d.Size {
+func (f *finder) fetchSmall(ctx context.Context, d ocispec.Descriptor, limit int64, req registry.Request) ([]byte, error) {
+	key := artifactKey{f.repo.Name(), d.Digest}
+	if content, known := f.n.artifacts.get(key); known && int64(len(content)) == d.Size {
 		return content, nil
 	}
-	a, err := getVerified(ctx, j.repo, d, limit, req)
+	a, err := getVerified(ctx, f.repo, d, limit, req)
 	if err != nil {
 		return nil, err
 	}
-	j.n.artifacts.put(key, a.body, len(a.body), artifactTTL)
+	f.n.artifacts.put(key, a.body, len(a.body), artifactTTL)
 	return a.body, nil
+}
+
+// smallManifest gets the manifest of something small that is attached.
+func (f *finder) smallManifest(ctx context.Context, e entry) (*Manifest, error) {
+	content, err := f.fetchSmall(ctx, e.descriptor(), maxSignatureManifest, registry.Request{
+		Path: "manifests/" + e.digest.String(), Header: http.Header{"Accept": {acceptArtifact}}, Capability: registry.Pull,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return DecodeManifest(e.mediaType, content)
 }
 
 // cosignTag looks for the manifest that cosign up to version 2 keeps signatures

@@ -194,10 +194,8 @@ func (s *repositorySource) answered(h holder) {
 func (s *repositorySource) repository(name string) *registry.Repository {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := slices.IndexFunc(s.known, func(h holder) bool { return h.name == name }); i > 0 {
-		return s.known[i].repo
-	}
-	return s.known[0].repo
+	i := slices.IndexFunc(s.known, func(h holder) bool { return h.name == name })
+	return s.known[max(i, 0)].repo
 }
 
 func (s *repositorySource) Do(ctx context.Context, req registry.Request) (*registry.Response, error) {

@@ -126,7 +126,7 @@ func drain(cmd *cobra.Command, client control.Client, query, output string) erro
 	case end.Error != "":
 		return fmt.Errorf("drain: %s", end.Error)
 	case len(end.Left) > 0:
-		return fmt.Errorf("drain: %s still %s", counted(len(end.Left), "layer"), "attached")
+		return fmt.Errorf("drain: %s still attached", counted(len(end.Left), "layer"))
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func (d *daemonParts) handleDrain(w http.ResponseWriter, r *http.Request) {
 		}
 		_ = stream.Send(drainEvent{Step: event}) // without a reader ctx ends
 	})
-	end := d.drained(r, left, refs)
+	end := d.drained(r.Context(), left, refs)
 	if err != nil {
 		end.Error = oneLine(err)
 	}
@@ -196,7 +196,7 @@ func (d *daemonParts) handleDrain(w http.ResponseWriter, r *http.Request) {
 
 // drained tells how the node is left. Of an image that was not asked for nothing
 // is left over.
-func (d *daemonParts) drained(r *http.Request, left []host.Leftover, refs []string) *drainEnd {
+func (d *daemonParts) drained(ctx context.Context, left []host.Leftover, refs []string) *drainEnd {
 	end := &drainEnd{Left: []drainLeft{}, Held: []drainHeld{}}
 	needed := make(map[string]bool)
 	for _, l := range left {
@@ -207,7 +207,7 @@ func (d *daemonParts) drained(r *http.Request, left []host.Leftover, refs []stri
 			end.Left = append(end.Left, drainLeft{l.References, l.Chain})
 		}
 	}
-	wanted, err := d.host.Wanted(r.Context())
+	wanted, err := d.host.Wanted(ctx)
 	if err != nil {
 		end.Error = oneLine(err)
 	}

@@ -3,10 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -143,15 +141,7 @@ func readTrace(file string) (*trace.Trace, error) {
 	if file == "" {
 		return nil, nil
 	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("read trace: %w", err)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, trace.MaxBytes+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("read trace: %w", err)
-	}
-	t, err := trace.Decode(data)
+	t, err := trace.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

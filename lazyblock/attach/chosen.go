@@ -24,7 +24,6 @@ const (
 // attached makes it look again.
 type Chosen struct {
 	open func(context.Context) (Driver, error)
-	log  *zap.Logger
 
 	mu     sync.Mutex
 	driver Driver
@@ -37,9 +36,9 @@ var _ Driver = (*Chosen)(nil)
 
 // Choose returns the driver of this node and looks for it once.
 func Choose(ctx context.Context, opts Options) *Chosen {
-	c := &Chosen{open: func(ctx context.Context) (Driver, error) { return Open(ctx, opts) }, log: opts.Log}
+	c := &Chosen{open: func(ctx context.Context) (Driver, error) { return Open(ctx, opts) }}
 	if _, err := c.look(ctx); err != nil {
-		c.log.Error("no attach driver works on this node: pulls are ordinary", zap.Error(err))
+		opts.Log.Error("no attach driver works on this node: pulls are ordinary", zap.Error(err))
 	}
 	return c
 }

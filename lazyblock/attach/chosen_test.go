@@ -47,7 +47,7 @@ func TestChosenLooksAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		driver, missing, looks := &scripted{}, errors.New("no such device"), 0
-		c := &Chosen{log: zaptest.NewLogger(t), open: func(context.Context) (Driver, error) {
+		c := &Chosen{open: func(context.Context) (Driver, error) {
 			looks++
 			if missing != nil {
 				return nil, missing

@@ -69,7 +69,6 @@ type mounted struct {
 
 	ctx    context.Context //nolint:containedctx // ends with done, which is no call
 	using  sync.Mutex      // held while the blobs are used
-	begun  time.Time       // when it was mounted
 	due    time.Time       // when to look at it again; under Companion.mu
 	pauses int             // failures in a row
 	told   string          // why it waits, as last logged
@@ -121,7 +120,7 @@ func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (do
 	if c.opts.Rate <= 0 {
 		return func() {}
 	}
-	m := &mounted{id: id, spec: spec, begun: time.Now(), log: c.log.With(zap.String("volume", id), zap.String("ref", spec.Reference))}
+	m := &mounted{id: id, spec: spec, log: c.log.With(zap.String("volume", id), zap.String("ref", spec.Reference))}
 	for _, b := range blobs {
 		cached, ok := b.(completable)
 		if !ok {
@@ -130,7 +129,7 @@ func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (do
 		m.blobs = append(m.blobs, cached)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.ctx, m.due = ctx, m.begun.Add(c.opts.Delay)
+	m.ctx, m.due = ctx, time.Now().Add(c.opts.Delay)
 	c.mu.Lock()
 	c.volumes[id] = m
 	c.mu.Unlock()

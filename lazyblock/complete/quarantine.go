@@ -33,7 +33,7 @@ type Quarantine struct {
 
 // quarantine is the durable records, also kept in memory.
 type quarantine struct {
-	dir  string
+	root string
 	wake chan struct{} // capacity 1: there is something to replace
 
 	mu      sync.Mutex
@@ -42,8 +42,10 @@ type quarantine struct {
 
 const quarantineSuffix = ".json"
 
+func quarantineDir(root string) string { return filepath.Join(root, "quarantine") }
+
 func quarantinePath(root, id string) string {
-	return filepath.Join(root, "quarantine", id+quarantineSuffix)
+	return filepath.Join(quarantineDir(root), id+quarantineSuffix)
 }
 
 // ReadQuarantine returns the record of a volume, nil where it is in no quarantine.
@@ -58,14 +60,14 @@ func ReadQuarantine(root, id string) (*Quarantine, error) {
 
 // openQuarantine reads the records. One that cannot be read is told of and left.
 func openQuarantine(root string, log *zap.Logger) (*quarantine, error) {
-	q := &quarantine{dir: filepath.Join(root, "quarantine"), wake: make(chan struct{}, 1), records: make(map[string]Quarantine)}
-	if err := os.MkdirAll(q.dir, 0o700); err != nil {
+	dir, q := quarantineDir(root), &quarantine{root: root, wake: make(chan struct{}, 1), records: make(map[string]Quarantine)}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make quarantine: %w", err)
 	}
-	if err := atomicfile.RemoveUnfinished(q.dir); err != nil {
+	if err := atomicfile.RemoveUnfinished(dir); err != nil {
 		return nil, fmt.Errorf("clean quarantine: %w", err)
 	}
-	names, err := os.ReadDir(q.dir)
+	names, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list quarantine: %w", err)
 	}
@@ -87,7 +89,7 @@ func openQuarantine(root string, log *zap.Logger) (*quarantine, error) {
 func (q *quarantine) add(record Quarantine) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if err := writeJSON(filepath.Join(q.dir, record.Volume+quarantineSuffix), record); err != nil {
+	if err := writeJSON(quarantinePath(q.root, record.Volume), record); err != nil {
 		return fmt.Errorf("quarantine volume %s: %w", record.Volume, err)
 	}
 	q.records[record.Volume] = record
@@ -157,7 +159,8 @@ func (c *Companion) replace(ctx context.Context) {
 	if c.opts.Replace == nil {
 		return
 	}
-	for backoff := minPause; ; backoff = min(2*backoff, maxPause) {
+	backoff := minPause
+	for {
 		left := false
 		for _, record := range c.quarantine.unreplaced() {
 			err := c.opts.Replace(ctx, record)
@@ -174,16 +177,15 @@ func (c *Companion) replace(ctx context.Context) {
 		}
 		var again <-chan time.Time
 		if left {
-			again = time.After(backoff)
+			again, backoff = time.After(backoff), min(2*backoff, maxPause)
+		} else {
+			backoff = minPause
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-again:
 		case <-c.quarantine.wake:
-			if !left {
-				backoff = minPause / 2
-			}
 		}
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/pause"
@@ -37,15 +39,15 @@ func (*busyError) Error() string { return "its readers wait for the registry" }
 // complete fetches and seals the blobs of m, one after the other. An error says why
 // it came to no end.
 func (c *Companion) complete(ctx context.Context, m *mounted) error {
-	for i, layer := range m.spec.Layers {
-		// Maybe found by the completion of another volume that shares it.
-		if !c.quarantine.holds(m.id) && c.quarantine.condemns(m.spec.Repository, layer.Digest) {
-			return c.condemn(ctx, m, i)
-		}
-	}
 	if c.quarantine.holds(m.id) { // nothing that is built on it is worth completing
 		c.cleanse(ctx, m)
 		return nil
+	}
+	// Maybe found by the completion of another volume that shares it.
+	if i := slices.IndexFunc(m.spec.Layers, func(layer ocispec.Descriptor) bool {
+		return c.quarantine.condemns(m.spec.Repository, layer.Digest)
+	}); i >= 0 {
+		return c.condemn(ctx, m, i)
 	}
 	for i, b := range m.blobs {
 		if b.Sealed() {

@@ -49,10 +49,19 @@ func ReadStore(dir string) *Store { return &Store{dir: dir} }
 // Get returns the trace of an artifact as the registry of repository serves it,
 // or ErrNone.
 func (s *Store) Get(repository string, artifact digest.Digest) (*Trace, error) {
-	file, err := os.Open(s.path(repository, artifact))
+	t, err := ReadFile(s.path(repository, artifact))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNone
 	}
+	if err == nil && t.Artifact != artifact {
+		err = fmt.Errorf("read trace: it is of %s, want %s", t.Artifact, artifact)
+	}
+	return t, err
+}
+
+// ReadFile reads a trace from a file, bounded as Decode is.
+func ReadFile(path string) (*Trace, error) {
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read trace: %w", err)
 	}
@@ -60,11 +69,7 @@ func (s *Store) Get(repository string, artifact digest.Digest) (*Trace, error) {
 	if err = errors.Join(err, file.Close()); err != nil {
 		return nil, fmt.Errorf("read trace: %w", err)
 	}
-	t, err := Decode(data)
-	if err == nil && t.Artifact != artifact {
-		err = fmt.Errorf("read trace: it is of %s, want %s", t.Artifact, artifact)
-	}
-	return t, err
+	return Decode(data)
 }
 
 // Update has change work on the trace of an artifact, an empty one where there is
