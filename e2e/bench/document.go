@@ -91,20 +91,9 @@ func (r *Report) pictures() []picture {
 	}
 	reads := picture{file: "reads.svg", title: "Reading, lazy against unpacked", unit: "% of the speed"}
 	for i := 0; i+1 < len(r.Reads); i += 2 {
-		plain, lazy := &r.Reads[i], &r.Reads[i+1]
-		for _, c := range []struct {
-			name        string
-			plain, lazy Durations
-		}{
-			{"every byte, with pull", Durations{plain.Whole}, Durations{lazy.Whole}},
-			{"walk, warm", plain.Walk, lazy.Walk},
-			{"sequential, warm", plain.WarmSequential, lazy.WarmSequential},
-			{"random, warm", plain.WarmRandom, lazy.WarmRandom},
-			{"sequential, cold", plain.ColdSequential, lazy.ColdSequential},
-			{"random, cold", plain.ColdRandom, lazy.ColdRandom},
-		} {
+		for _, c := range r.Reads[i+1].against(&r.Reads[i]) {
 			of := func(lazy float64) float64 { return 100 * c.plain.median().Seconds() / lazy }
-			reads.bars = append(reads.bars, bar{lazy.Image, c.name, of(c.lazy.median().Seconds()), of(slices.Max(c.lazy).Seconds()), of(slices.Min(c.lazy).Seconds())})
+			reads.bars = append(reads.bars, bar{r.Reads[i].Image, c.name, of(c.lazy.median().Seconds()), of(slices.Max(c.lazy).Seconds()), of(slices.Min(c.lazy).Seconds())})
 		}
 	}
 	return slices.DeleteFunc([]picture{ready, pull, bytes, reads, memory}, func(p picture) bool { return len(p.bars) == 0 })

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,12 +157,17 @@ func (b *Bed) AddLink(ctx context.Context, name string, shape link.Shape) (Link,
 		return l, err
 	}
 	b.links[len(b.links)-1] = l
-	if b.tuned != nil {
-		if err := b.tuned.PointHost(l.host, node.Endpoint{URL: "http://" + l.far}); err != nil {
+	for _, n := range b.nodes() {
+		if err := n.PointHost(l.host, node.Endpoint{URL: "http://" + l.far}); err != nil {
 			return l, err
 		}
 	}
-	return l, b.Node.PointHost(l.host, node.Endpoint{URL: "http://" + l.far})
+	return l, nil
+}
+
+// nodes are those that run.
+func (b *Bed) nodes() []*node.Node {
+	return slices.DeleteFunc([]*node.Node{b.Node, b.tuned}, func(n *node.Node) bool { return n == nil })
 }
 
 // Command runs the referee binary as a user would and returns what it prints.
@@ -178,11 +184,8 @@ func (b *Bed) Stop() error {
 			c.Close()
 		}
 	}
-	if b.Node != nil {
-		errs = append(errs, b.Node.Stop())
-	}
-	if b.tuned != nil {
-		errs = append(errs, b.tuned.Stop())
+	for _, n := range b.nodes() {
+		errs = append(errs, n.Stop())
 	}
 	for _, l := range b.links {
 		errs = append(errs, l.running.Close())
@@ -204,13 +207,9 @@ func (b *Bed) Stop() error {
 func (b *Bed) leaks() []string {
 	var left []string
 	folders := []string{b.blobs}
-	if b.Node != nil {
-		left = append(left, node.Leaks(b.Node.Dir())...)
-		folders = append(folders, b.Node.Dir())
-	}
-	if b.tuned != nil {
-		left = append(left, node.Leaks(b.tuned.Dir())...)
-		folders = append(folders, b.tuned.Dir())
+	for _, n := range b.nodes() {
+		left = append(left, node.Leaks(n.Dir())...)
+		folders = append(folders, n.Dir())
 	}
 	for _, folder := range folders {
 		if _, err := os.Stat(folder); err == nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -205,11 +204,6 @@ func DropPageCache() error {
 		return fmt.Errorf("drop page cache: %w", err)
 	}
 	return nil
-}
-
-// Root is where the root file system of a running container is mounted.
-func (b *Bed) Root(container *node.Container) string {
-	return filepath.Join(b.Node.State(), "io.containerd.runtime.v2.task", "k8s.io", container.ID, "rootfs")
 }
 
 // Explain is what `referee explain` says of the image.

@@ -134,6 +134,11 @@ func (n *Node) Root() string { return n.path("root") }
 // State is containerd's state folder.
 func (n *Node) State() string { return n.path("state") }
 
+// RootFS is where the root file system of a running container is mounted.
+func (n *Node) RootFS(c *Container) string {
+	return filepath.Join(n.State(), "io.containerd.runtime.v2.task", "k8s.io", c.ID, "rootfs")
+}
+
 // CertsDir is the registry host configuration that containerd reads.
 func (n *Node) CertsDir() string { return n.path("certs.d") }
 
