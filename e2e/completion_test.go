@@ -49,9 +49,7 @@ func TestCompletion(t *testing.T) {
 	defer restore()
 	b.registry.ResetRequests()
 	b.end(t, b.referee.Kill)
-	if err := b.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	b.begin(t)
 	dropCaches(t)
 	for i := range shelf.sums {
 		if r := shelf.readFile(t, container, i); !r.right {

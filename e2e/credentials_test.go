@@ -213,9 +213,7 @@ func TestCredentialSources(t *testing.T) {
 	})
 	t.Run("a new daemon's", func(t *testing.T) {
 		b.end(t, b.referee.Stop)
-		if err := b.referee.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		b.begin(t)
 		read(t)
 	})
 	v.expectUntold(t, b, ref)

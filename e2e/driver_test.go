@@ -37,11 +37,7 @@ func TestNoDriver(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	b.end(t, b.referee.Stop)
-	b.referee.Reconfigure(strings.Replace(b.text, attach.NBD, attach.Auto, 1))
-	if err := b.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	b.reconfigure(t, strings.Replace(b.text, attach.NBD, attach.Auto, 1))
 	b.pull(t, ref, fallback.Lazy)
 	b.expectReleased(t, ref)
 }

@@ -125,9 +125,7 @@ func TestKilledWhileMaterialising(t *testing.T) {
 		evil := start(t, s.lazy, attacker, "/bin/busybox", "sleep", "1000")
 
 		s.killMeanwhile(t, victim, image.manifest.Layers[moment.layer].Digest, moment.after*time.Millisecond)
-		if err := s.referee.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s.begin(t)
 		ends[s.expectOneOf(t, attacker, own)]++
 		s.expectEvil(t, evil)
 		if _, err := s.lazy.Pull(t.Context(), victim, nil); err != nil {
@@ -209,9 +207,7 @@ func TestMaterialisedNeedsNobody(t *testing.T) {
 	}
 	s.expectOwn(t, container, "victim")
 	removePod(t, container)
-	if err := s.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.begin(t)
 	removePod(t, evil)
 	s.expectClean(t, attacker, victim)
 }

@@ -384,9 +384,7 @@ func TestSameFormTwice(t *testing.T) {
 	s.registry.ResetRequests()
 	expect(s.pull(t, second, fallback.Ordinary))
 	s.end(t, s.referee.Stop)
-	if err := s.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.begin(t)
 	expect(s.pull(t, derived, fallback.Ordinary))
 	container := start(t, s.lazy, second, "/bin/busybox", "sleep", "1000")
 	s.registry.Inject(regtest.Fault{Match: regtest.Path("/v2/first/"), Status: http.StatusNotFound, Times: 1 << 20})

@@ -162,11 +162,7 @@ func TestPolicy(t *testing.T) {
 		}
 	})
 	t.Run("no block at all", func(t *testing.T) {
-		s.end(t, s.referee.Stop)
-		s.referee.Reconfigure(strings.Replace(strings.TrimSuffix(s.text, anyImage), fmt.Sprintf(policies, publisher.public), "", 1))
-		if err := s.referee.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s.reconfigure(t, strings.Replace(strings.TrimSuffix(s.text, anyImage), fmt.Sprintf(policies, publisher.public), "", 1))
 		s.expect(t, s.push(t, s.registry, "bare/small", small), "", reason.TooSmall, "the policy wants at least 8388608")
 		s.expect(t, s.push(t, s.registry, "bare/large", large), "", reason.None, "")
 	})

@@ -49,9 +49,7 @@ func TestPrivateImage(t *testing.T) {
 
 	b.end(t, b.referee.Stop)
 	dropCaches(t)
-	if err := b.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	b.begin(t)
 	// The kubelet asks again for every container; that the image is here must not
 	// keep its credentials from us.
 	if _, err := b.lazy.Pull(t.Context(), ref, auth); err != nil {

@@ -42,9 +42,7 @@ func TestRestart(t *testing.T) {
 			} {
 				t.Run(step.name, func(t *testing.T) {
 					step.do(t, b)
-					if err := b.referee.Start(t.Context()); err != nil {
-						t.Fatal(err)
-					}
+					b.begin(t)
 					container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 					expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container),
 						slices.Concat(madeByRuntime, stockDiffers, unlikeOverlay)...)
@@ -61,6 +59,22 @@ func (b *bed) end(t *testing.T, how func() error) {
 	if err := how(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// begin starts the daemon again. A registry that does not answer must not keep it.
+func (b *bed) begin(t *testing.T) {
+	t.Helper()
+	if err := b.referee.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reconfigure restarts the daemon with another configuration.
+func (b *bed) reconfigure(t *testing.T, text string) {
+	t.Helper()
+	b.end(t, b.referee.Stop)
+	b.referee.Reconfigure(text)
+	b.begin(t)
 }
 
 // reboot cycles the power. A container created before the daemon is back must
@@ -213,9 +227,7 @@ func TestRestartWithoutRegistry(t *testing.T) {
 	defer answers()
 	dropCaches(t)
 	started := time.Now()
-	if err := b.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	b.begin(t)
 	if took := time.Since(started); took > 20*time.Second {
 		t.Errorf("the daemon served %v after its start", took)
 	}

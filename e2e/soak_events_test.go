@@ -166,14 +166,6 @@ func announcedOutage(t *testing.T, s *soak) {
 	s.outages = append(s.outages, outage{began, time.Now().Add(5 * time.Second)})
 }
 
-// reconfigure restarts the daemon with another configuration.
-func (s *soak) reconfigure(t *testing.T, text string) {
-	t.Helper()
-	s.end(t, s.referee.Stop)
-	s.referee.Reconfigure(text)
-	s.begin(t)
-}
-
 // schedule is every kind once and kills until there are as many as wanted, in the
 // order that random says.
 func schedule(random *rand.Rand, kills int) []soakEvent {

@@ -87,7 +87,7 @@ func TestSoak(t *testing.T) {
 	for i := range uint64(2) {
 		c := start(t, s.lazy, ref, "/bin/busybox", "sleep", "100000")
 		containers = append(containers, c)
-		readers = append(readers, readAtRandom(t, filepath.Join(s.State(), "io.containerd.runtime.v2.task", "k8s.io", c.ID, "rootfs"), soakFiles, seed+i))
+		readers = append(readers, readAtRandom(t, s.RootFS(c), soakFiles, seed+i))
 	}
 	for _, event := range events {
 		began := time.Now()
@@ -198,14 +198,6 @@ func (s *soak) throughMirror(t *testing.T, ref string) string {
 		t.Fatal(err)
 	}
 	return "soak.test" + ref[len(s.registry.Host()):]
-}
-
-// begin starts the daemon again. A registry that does not answer must not keep it.
-func (s *soak) begin(t *testing.T) {
-	t.Helper()
-	if err := s.referee.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // wait lets some time pass, between least and most.

@@ -43,15 +43,11 @@ func TestReadersSurvive(t *testing.T) {
 			for range 4 {
 				b.end(t, b.referee.Kill)
 				dropCaches(t)
-				if err := b.referee.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				b.begin(t)
 				sums.next(t)
 				b.end(t, b.referee.Stop)
 				dropCaches(t)
-				if err := b.referee.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				b.begin(t)
 				sums.next(t)
 			}
 			removePod(t, container)

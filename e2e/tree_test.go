@@ -23,7 +23,7 @@ func start(t *testing.T, client *node.Client, ref string, command ...string) *no
 // treeOf lists what the container's root file system shows, from outside.
 func treeOf(t *testing.T, n *node.Node, container *node.Container) treecmp.Tree {
 	t.Helper()
-	tree, err := treecmp.List(filepath.Join(n.State(), "io.containerd.runtime.v2.task", "k8s.io", container.ID, "rootfs"))
+	tree, err := treecmp.List(n.RootFS(container))
 	if err != nil {
 		t.Fatal(err)
 	}

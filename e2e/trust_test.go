@@ -292,9 +292,7 @@ func TestTrustChanges(t *testing.T) {
 				t.Error("the log does not say that the trust store's files cannot be used")
 			}
 			s.end(t, s.referee.Stop)
-			if err := s.referee.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			s.begin(t)
 			s.expectPassedOver(t, form, reason.SignatureUntrusted, "trust store "+s.trust+" cannot be used")
 		})
 	}

@@ -70,9 +70,7 @@ func TestWithdrawn(t *testing.T) {
 		if err != nil || here == nil {
 			t.Errorf("containerd was not done: %v, %v", here, err)
 		}
-		if err := s.referee.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s.begin(t)
 		absent(t)
 	})
 	s.pull(t, victim, fallback.Ordinary)
