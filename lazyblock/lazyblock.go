@@ -54,6 +54,9 @@ type Volume struct {
 	Primary Device   // holds the superblock
 	Extra   []Device // further EROFS devices, in slot order
 	Options []string // mount(2) data, joined with commas
+
+	// Hints are what to fetch first, in order, where nobody knows better.
+	Hints []Hint
 }
 
 // Close closes every device and returns the first error.

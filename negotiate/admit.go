@@ -145,9 +145,25 @@ func (j *judge) choose(ctx context.Context, d *decision, candidates []*Candidate
 				continue
 			}
 		}
+		if err := j.completeForm(ctx, c); err != nil {
+			d.rejected = append(d.rejected, c.rejection(err))
+			continue
+		}
 		d.chosen = c
 		d.vouched = append(d.vouched, c.Artifact.Digest)
 	}
+}
+
+// completeForm has the form's family add what a further manifest tells of it.
+func (j *judge) completeForm(ctx context.Context, c *Candidate) error {
+	i := slices.IndexFunc(j.n.recognisers, func(r Recogniser) bool { return r.Format() == c.Format })
+	if i < 0 {
+		return nil
+	}
+	if completer, ok := j.n.recognisers[i].(Completer); ok {
+		return completer.Complete(ctx, c, j.original, j.fetch)
+	}
+	return nil
 }
 
 // top is what the reference names.

@@ -56,6 +56,7 @@ type Candidate struct {
 	Created      time.Time            // zero where the artifact does not say
 	Config       *ocispec.Descriptor  // the artifact's image config, where it has one
 	Layers       []ocispec.Descriptor // lazily readable blobs, bottom first
+	Tables       []ocispec.Descriptor // further blobs without which Layers cannot be read
 	Prefetch     *ocispec.Descriptor  // a trace or priority list, where the form has one
 	Fit          Fit                  // how Layers stand to the image's layers
 

@@ -51,6 +51,17 @@ type InPlaceRecogniser interface {
 	RecogniseInPlace(o Original) (*Candidate, error)
 }
 
+// Completer is what a Recogniser may also be: what its forms hold is told by a
+// further manifest, which is fetched only once a form is about to be chosen.
+type Completer interface {
+	Recogniser
+	// Complete adds to c, a candidate of this family, the layers and tables that
+	// it lacks, and may replace its artifact by a full descriptor of the same
+	// digest. fetch fetches a manifest of the same repository, verified. An error
+	// with a reason.Code says why the form cannot be used after all.
+	Complete(ctx context.Context, c *Candidate, o Original, fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)) error
+}
+
 // Original is the image as its registry serves it to everyone.
 type Original struct {
 	Index    *Manifest // nil where the reference names a manifest

@@ -226,8 +226,8 @@ func formats() map[string]volume.Opener {
 	return map[string]volume.Opener{"overlaybd": openOverlaybd}
 }
 
-func openOverlaybd(ctx context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error) {
-	device, err := overlaybd.Open(ctx, layers, id)
+func openOverlaybd(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+	device, err := overlaybd.Open(ctx, lazyblock.Readers(form.Layers), form.ID)
 	if err != nil {
 		return lazyblock.Volume{}, err
 	}

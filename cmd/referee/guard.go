@@ -147,6 +147,7 @@ func lazyImage(plan *negotiate.Plan) host.Image {
 			Reference:  plan.Image.Reference,
 			Artifact:   plan.Chosen.Artifact,
 			Layers:     plan.Chosen.Layers,
+			Tables:     plan.Chosen.Tables,
 			Word:       wordOf(plan.Chosen),
 		},
 	}

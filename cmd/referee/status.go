@@ -211,7 +211,7 @@ func (d *daemonParts) status(config *configs.Config) (*status, error) {
 			ID: id, Reference: spec.Reference, Format: spec.Format, Artifact: spec.Artifact.Digest,
 			Mounted: d.volumes.Mounted(id), Quarantined: d.completion.Quarantined(id),
 		}
-		for _, layer := range spec.Layers {
+		for _, layer := range spec.Blobs() {
 			v.Size += layer.Size
 			v.Cached += cached[keyDigest(spec.Repository, layer.Digest)]
 		}

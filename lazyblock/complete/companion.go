@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/contain"
@@ -62,10 +63,11 @@ type completable interface {
 
 // mounted is a volume that can be read now.
 type mounted struct {
-	id    string
-	spec  volume.Spec
-	blobs []completable
-	log   *zap.Logger
+	id     string
+	spec   volume.Spec
+	wanted []ocispec.Descriptor // of spec
+	blobs  []completable        // of wanted, in order
+	log    *zap.Logger
 
 	ctx    context.Context //nolint:containedctx // ends with done, which is no call
 	using  sync.Mutex      // held while the blobs are used
@@ -116,12 +118,13 @@ func (c *Companion) Close() {
 }
 
 // Opened implements [volume.Companion].
-func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (done func()) {
+func (c *Companion) Opened(opened volume.Mounted) (done func()) {
+	id, spec := opened.ID, opened.Spec
 	if c.opts.Rate <= 0 {
 		return func() {}
 	}
-	m := &mounted{id: id, spec: spec, log: c.log.With(zap.String("volume", id), zap.String("ref", spec.Reference))}
-	for _, b := range blobs {
+	m := &mounted{id: id, spec: spec, wanted: spec.Blobs(), log: c.log.With(zap.String("volume", id), zap.String("ref", spec.Reference))}
+	for _, b := range opened.Blobs {
 		cached, ok := b.(completable)
 		if !ok {
 			return func() {} // read without the cache: nowhere to fetch to

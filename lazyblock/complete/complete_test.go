@@ -108,7 +108,7 @@ func (b *bench) blob(t *testing.T, truth, origin *origin) *cache.Blob {
 func (b *bench) mount(truth *origin, blob *cache.Blob) (spec volume.Spec, done func()) {
 	spec = b.spec
 	spec.Layers = []ocispec.Descriptor{truth.desc()}
-	return spec, b.Opened(spec.ID(), spec, []volume.Blob{blob})
+	return spec, b.Opened(volume.Mounted{ID: spec.ID(), Spec: spec, Blobs: []volume.Blob{blob}})
 }
 
 // until lets the bubble's time pass until ok, and returns how long that took.
@@ -363,7 +363,7 @@ func TestQuarantineIsFinished(t *testing.T) {
 		sharing := b.spec
 		sharing.Chain = digest.FromString("another chain")
 		sharing.Layers = []ocispec.Descriptor{truth.desc()}
-		alsoDone := b.Opened(sharing.ID(), sharing, []volume.Blob{blob})
+		alsoDone := b.Opened(volume.Mounted{ID: sharing.ID(), Spec: sharing, Blobs: []volume.Blob{blob}})
 		until(t, "the other volume is in quarantine", func() bool { return b.Quarantined(sharing.ID()) })
 		alsoDone()
 		done()

@@ -145,7 +145,7 @@ func (c *Companion) Quarantined(volume string) bool { return c.quarantine.holds(
 // Refuse returns an error with reason.Quarantined if spec needs a blob that its
 // registry served wrong.
 func (c *Companion) Refuse(spec volume.Spec) error {
-	for _, layer := range spec.Layers {
+	for _, layer := range spec.Blobs() {
 		if record, is := c.quarantine.of(spec.Repository, layer.Digest); is {
 			return reason.Errorf(reason.Quarantined, "blob %s of the form had another content when %s served it on %s",
 				record.Blob, record.Repository, record.Time.Format(time.DateTime+" MST"))

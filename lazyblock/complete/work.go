@@ -44,7 +44,7 @@ func (c *Companion) complete(ctx context.Context, m *mounted) error {
 		return nil
 	}
 	// Maybe found by the completion of another volume that shares it.
-	if i := slices.IndexFunc(m.spec.Layers, func(layer ocispec.Descriptor) bool {
+	if i := slices.IndexFunc(m.wanted, func(layer ocispec.Descriptor) bool {
 		return c.quarantine.condemns(m.spec.Repository, layer.Digest)
 	}); i >= 0 {
 		return c.condemn(ctx, m, i)
@@ -54,16 +54,16 @@ func (c *Companion) complete(ctx context.Context, m *mounted) error {
 			continue
 		}
 		if err := c.fetch(ctx, m, b); err != nil {
-			return fmt.Errorf("complete blob %s: %w", m.spec.Layers[i].Digest, err)
+			return fmt.Errorf("complete blob %s: %w", m.wanted[i].Digest, err)
 		}
-		err := b.Seal(ctx, m.spec.Layers[i].Digest, func(ctx context.Context, n int64) error { return c.pace(ctx, n/verifyFactor) })
+		err := b.Seal(ctx, m.wanted[i].Digest, func(ctx context.Context, n int64) error { return c.pace(ctx, n/verifyFactor) })
 		if errors.Is(err, cache.ErrOtherContent) {
 			return c.condemn(ctx, m, i)
 		}
 		if err != nil {
-			return fmt.Errorf("complete blob %s: %w", m.spec.Layers[i].Digest, err)
+			return fmt.Errorf("complete blob %s: %w", m.wanted[i].Digest, err)
 		}
-		m.log.Info("blob sealed", zap.Stringer("digest", m.spec.Layers[i].Digest), zap.Int64("bytes", b.Size()))
+		m.log.Info("blob sealed", zap.Stringer("digest", m.wanted[i].Digest), zap.Int64("bytes", b.Size()))
 	}
 	m.log.Info("volume complete: it needs its registry no more")
 	return nil
@@ -133,7 +133,7 @@ func (c *Companion) pace(ctx context.Context, n int64) error {
 // condemn quarantines the volume of m because of its blob i, and has the blob
 // fetched anew by whoever reads it.
 func (c *Companion) condemn(ctx context.Context, m *mounted, i int) error {
-	layer := m.spec.Layers[i]
+	layer := m.wanted[i]
 	q := Quarantine{
 		Volume: m.id, Reference: m.spec.Reference, Repository: m.spec.Repository, Chain: m.spec.Chain,
 		Artifact: m.spec.Artifact.Digest, Blob: layer.Digest, Time: time.Now().UTC(),
@@ -154,7 +154,7 @@ func (c *Companion) cleanse(ctx context.Context, m *mounted) {
 		return
 	}
 	m.cleansed = true
-	for i, layer := range m.spec.Layers {
+	for i, layer := range m.wanted {
 		if !c.quarantine.condemns(m.spec.Repository, layer.Digest) {
 			continue
 		}

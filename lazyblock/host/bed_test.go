@@ -124,8 +124,8 @@ type uncached struct{ *blob.Blob }
 
 func (uncached) Close() error { return nil }
 
-func openOverlaybd(ctx context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error) {
-	device, err := overlaybd.Open(ctx, layers, id)
+func openOverlaybd(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+	device, err := overlaybd.Open(ctx, lazyblock.Readers(form.Layers), form.ID)
 	if err != nil {
 		return lazyblock.Volume{}, err
 	}

@@ -73,8 +73,9 @@ type prefetcher interface {
 }
 
 // Opened implements [volume.Companion].
-func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (done func()) {
-	log := c.opts.Log.With(zap.String("volume", id), zap.String("ref", spec.Reference))
+func (c *Companion) Opened(m volume.Mounted) (done func()) {
+	spec, blobs := m.Spec, m.Blobs
+	log := c.opts.Log.With(zap.String("volume", m.ID), zap.String("ref", spec.Reference))
 	known, err := c.store.Get(spec.Repository, spec.Artifact.Digest)
 	switch {
 	case errors.Is(err, ErrNone):
@@ -82,7 +83,7 @@ func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (do
 	case err != nil:
 		log.Warn("start-up trace not usable, recording a new one", zap.Error(err))
 		known = &Trace{}
-	case !known.fits(spec.Layers):
+	case !known.fits(spec.Blobs()):
 		log.Warn("start-up trace is of other layers, recording a new one")
 		known = &Trace{}
 	}
@@ -99,9 +100,13 @@ func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (do
 		run("replaying a start", func(ctx context.Context) {
 			c.replay(ctx, log, spec, blobs, requests(known.Ranges, c.most(known.From, spec)))
 		})
-	case c.opts.Find != nil:
+	default:
 		run("finding a start-up trace", func(ctx context.Context) {
-			if found := c.find(ctx, log, spec, blobs); len(found) > 0 {
+			found := hinted(m.Hints, spec)
+			if c.opts.Find != nil {
+				found = append(c.find(ctx, log, spec, blobs), found...)
+			}
+			if len(found) > 0 {
 				c.replay(ctx, log, spec, blobs, requests(found, c.most(FromReferrer, spec)))
 			}
 		})
@@ -111,7 +116,7 @@ func (c *Companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (do
 		if known.From == FromReferrer {
 			most += known.Bytes() // what others recorded takes no room from what is recorded here
 		}
-		r := newRecording(spec.Layers, known.Ranges, most)
+		r := newRecording(spec.Blobs(), known.Ranges, most)
 		observe(blobs, r) // from now on, not from when the goroutine gets to run
 		run("recording a start", func(ctx context.Context) {
 			r.wait(ctx, c.opts.Quiet, c.opts.Longest)
@@ -145,10 +150,11 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 		return // nothing was started, or nothing new was read
 	}
 	err := c.store.Update(spec.Repository, spec.Artifact.Digest, func(t *Trace) {
-		if !t.fits(spec.Layers) {
+		if !t.fits(spec.Blobs()) {
 			*t = Trace{Version: Version, Artifact: spec.Artifact.Digest}
 		}
-		for _, layer := range spec.Layers[min(len(t.Layers), len(spec.Layers)):] {
+		blobs := spec.Blobs()
+		for _, layer := range blobs[min(len(t.Layers), len(blobs)):] {
 			t.Layers = append(t.Layers, Layer{layer.Digest, layer.Size})
 		}
 		added := unknown(ranges, t.Ranges) // a trace may have been found meanwhile

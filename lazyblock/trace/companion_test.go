@@ -180,7 +180,7 @@ func (b *bed) trace(t *testing.T) *trace.Trace {
 func (b *bed) recorded(t *testing.T) {
 	t.Helper()
 	blobs := b.open(t)
-	done := b.companion(t).Opened("first", b.spec, blobs)
+	done := b.companion(t).Opened(volume.Mounted{ID: "first", Spec: b.spec, Blobs: blobs})
 	b.start(t, blobs)
 	eventually.True(t, "the start is recorded", func() bool {
 		_, err := b.store.Get(b.spec.Repository, b.spec.Artifact.Digest)
@@ -201,7 +201,7 @@ func TestSecondStartAsksForNothing(t *testing.T) {
 	}
 
 	blobs := b.open(t)
-	done := b.companion(t).Opened("second", b.spec, blobs)
+	done := b.companion(t).Opened(volume.Mounted{ID: "second", Spec: b.spec, Blobs: blobs})
 	defer done()
 	eventually.True(t, "the trace is replayed", func() bool { return b.trace(t).Replayed != nil })
 	replayed := b.trace(t).Replayed
@@ -227,7 +227,7 @@ func TestLaterStartsAdd(t *testing.T) {
 	b.recorded(t)
 	first := b.trace(t)
 	blobs := b.open(t)
-	done := b.companion(t).Opened("second", b.spec, blobs)
+	done := b.companion(t).Opened(volume.Mounted{ID: "second", Spec: b.spec, Blobs: blobs})
 	b.start(t, blobs)
 	b.read(t, blobs, 0, 14*mib, mib)
 	done() // what was read so far counts
@@ -255,7 +255,7 @@ func TestReplayEndsWithItsVolume(t *testing.T) {
 		o.gate = gate
 	}
 	blobs := b.open(t)
-	done := b.companion(t).Opened("second", b.spec, blobs)
+	done := b.companion(t).Opened(volume.Mounted{ID: "second", Spec: b.spec, Blobs: blobs})
 	eventually.True(t, "the replay has begun", func() bool { return b.origins[0].asked()+b.origins[1].asked() > 0 })
 	ended := make(chan struct{})
 	go func() {
@@ -279,7 +279,7 @@ func TestReplayThatFailsIsTold(t *testing.T) {
 		o.err = errors.New("registry is down")
 	}
 	blobs := b.open(t)
-	defer b.companion(t).Opened("second", b.spec, blobs)()
+	defer b.companion(t).Opened(volume.Mounted{ID: "second", Spec: b.spec, Blobs: blobs})()
 	eventually.True(t, "the failure is noted", func() bool {
 		r := b.trace(t).Replayed
 		return r != nil && r.Error != ""
@@ -311,7 +311,7 @@ func TestTracesThatCannotBeUsedAreReplaced(t *testing.T) {
 			for _, o := range b.origins {
 				blobs = append(blobs, &plain{RangeReader: o})
 			}
-			done := b.companion(t).Opened("second", b.spec, blobs)
+			done := b.companion(t).Opened(volume.Mounted{ID: "second", Spec: b.spec, Blobs: blobs})
 			b.start(t, blobs)
 			done()
 			got := b.trace(t)
@@ -383,7 +383,7 @@ func TestFoundTraces(t *testing.T) {
 				defer close(asked)
 				return tc.offered, tc.problem
 			}})
-			done := c.Opened("id", b.spec, blobs)
+			done := c.Opened(volume.Mounted{ID: "id", Spec: b.spec, Blobs: blobs})
 			<-asked
 			if !tc.want {
 				done()

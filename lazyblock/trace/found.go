@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
@@ -49,7 +50,7 @@ func accept(data []byte, spec volume.Spec) (*Trace, error) {
 		return nil, err
 	case t.Artifact != spec.Artifact.Digest:
 		return nil, fmt.Errorf("trace is of artifact %s, want %s", t.Artifact, spec.Artifact.Digest)
-	case len(t.Layers) > len(spec.Layers) || !t.fits(spec.Layers):
+	case len(t.Layers) > len(spec.Blobs()) || !t.fits(spec.Blobs()):
 		return nil, fmt.Errorf("trace is of other layers than artifact %s has", t.Artifact)
 	case len(t.Ranges) == 0:
 		return nil, fmt.Errorf("trace of artifact %s has no ranges", t.Artifact)
@@ -73,7 +74,7 @@ func (c *Companion) find(ctx context.Context, log *zap.Logger, spec volume.Spec,
 			continue
 		}
 		err = c.store.Update(spec.Repository, spec.Artifact.Digest, func(t *Trace) {
-			if !t.fits(spec.Layers) || len(t.Ranges) == 0 {
+			if !t.fits(spec.Blobs()) || len(t.Ranges) == 0 {
 				*t = *found
 			}
 		})
@@ -92,10 +93,23 @@ func (c *Companion) most(from string, spec volume.Spec) int64 {
 		return c.opts.MaxReplayed
 	}
 	var size int64
-	for _, layer := range spec.Layers {
-		size += layer.Size
+	for _, blob := range spec.Blobs() {
+		size += blob.Size
 	}
 	return min(c.opts.MaxReplayed, size/100*foundShare)
+}
+
+// hinted are the ranges that the form itself asks for first.
+func hinted(hints []lazyblock.Hint, spec volume.Spec) []Range {
+	var ranges []Range
+	blobs := spec.Blobs()
+	for _, h := range hints {
+		if h.Blob < 0 || h.Blob >= len(blobs) || h.Off < 0 || h.Length <= 0 || h.Off > blobs[h.Blob].Size-h.Length {
+			continue
+		}
+		ranges = append(ranges, Range{Layer: h.Blob, Offset: h.Off, Length: h.Length})
+	}
+	return ranges
 }
 
 // unknown returns those of ranges that none of known covers.

@@ -15,9 +15,10 @@ type companion struct {
 	told []string
 }
 
-func (c *companion) Opened(id string, spec volume.Spec, blobs []volume.Blob) (done func()) {
-	if len(blobs) != len(spec.Layers) {
-		c.t.Errorf("told of %d blobs, want %d", len(blobs), len(spec.Layers))
+func (c *companion) Opened(m volume.Mounted) (done func()) {
+	id, blobs := m.ID, m.Blobs
+	if want := len(m.Spec.Blobs()); len(blobs) != want {
+		c.t.Errorf("told of %d blobs, want %d", len(blobs), want)
 	}
 	c.told = append(c.told, "opened "+id)
 	return func() {

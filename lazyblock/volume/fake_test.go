@@ -74,13 +74,13 @@ func (w *world) restart(kept bool) {
 	clear(w.blobs.opened)
 }
 
-func (w *world) opener(_ context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error) {
+func (w *world) opener(_ context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 	if w.open != nil {
-		if err := w.open(id); err != nil {
+		if err := w.open(form.ID); err != nil {
 			return lazyblock.Volume{}, err
 		}
 	}
-	d := &device{RangeReader: layers[0], id: id}
+	d := &device{RangeReader: form.Layers[0], id: form.ID}
 	if w.device != nil {
 		w.device(d)
 	}

@@ -54,11 +54,7 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 		}
 	}
 	defer func() { report.Fetched = fetched(blobs) }()
-	layers := make([]lazyblock.RangeReader, len(blobs))
-	for i, blob := range blobs {
-		layers[i] = blob
-	}
-	if o.volume, err = opener(ctx, id, layers); err != nil {
+	if o.volume, err = opener(ctx, form(id, spec, blobs)); err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", id, err)
 	}
 	report.Open = time.Since(begin)
@@ -75,9 +71,18 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	}
 	reading.attached()
 	for _, companion := range m.companions {
-		o.dones = append(o.dones, companion.Opened(id, spec, blobs))
+		o.dones = append(o.dones, companion.Opened(Mounted{ID: id, Spec: spec, Blobs: blobs, Hints: o.volume.Hints}))
 	}
 	return o, nil
+}
+
+// form gives the spec's blobs, which are open, to a format.
+func form(id string, spec Spec, blobs []Blob) lazyblock.Form {
+	all := make([]lazyblock.FormBlob, len(blobs))
+	for i, desc := range spec.Blobs() {
+		all[i] = lazyblock.FormBlob{RangeReader: blobs[i], Descriptor: desc}
+	}
+	return lazyblock.Form{ID: id, Layers: all[:len(spec.Layers)], Tables: all[len(spec.Layers):]}
 }
 
 // attach mounts and probes an opened volume, and takes everything back where
@@ -104,11 +109,12 @@ func (m *Manager) detach(id string) error {
 }
 
 func (m *Manager) open(spec Spec, creds registry.Credentials) ([]Blob, error) {
-	blobs := make([]Blob, len(spec.Layers))
+	wanted := spec.Blobs()
+	blobs := make([]Blob, len(wanted))
 	var group errgroup.Group
-	for i, layer := range spec.Layers {
+	for i, desc := range wanted {
 		group.Go(func() error {
-			blob, err := m.blobs.Open(spec.Repository, creds, layer)
+			blob, err := m.blobs.Open(spec.Repository, creds, desc)
 			blobs[i] = blob
 			return err
 		})

@@ -105,12 +105,12 @@ func (m *Manager) free(forgotten ...Spec) {
 	}
 	needed := make(map[held]bool)
 	for _, spec := range specs {
-		for _, layer := range spec.Layers {
+		for _, layer := range spec.Blobs() {
 			needed[held{registry.HostOf(spec.Repository), layer.Digest}] = true
 		}
 	}
 	for _, spec := range forgotten {
-		for _, layer := range spec.Layers {
+		for _, layer := range spec.Blobs() {
 			if needed[held{registry.HostOf(spec.Repository), layer.Digest}] {
 				continue
 			}

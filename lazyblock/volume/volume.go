@@ -17,8 +17,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,6 +51,8 @@ type Spec struct {
 	Reference  string               `json:"reference"`  // the image it was first attached for, for people
 	Artifact   ocispec.Descriptor   `json:"artifact"`   // the referrer's manifest
 	Layers     []ocispec.Descriptor `json:"layers"`     // bottom first
+	// Tables are further blobs without which the layers cannot be read.
+	Tables []ocispec.Descriptor `json:"tables,omitempty"`
 
 	// Chain is the chain ID whose content the volume is said to be. The word of
 	// Repository, Vouchers and Word is for that chain only: somebody else's image
@@ -70,9 +74,26 @@ func (s Spec) ID() string {
 	_, _ = io.WriteString(h, s.Format+"\n"+registry.HostOf(s.Repository)+"\n"+s.Chain.String())
 	for _, layer := range s.Layers {
 		_, _ = io.WriteString(h, "\n"+layer.Digest.String())
+		if s.Format != "overlaybd" { // of which annotations say nothing that the digest does not
+			writeSorted(h, layer.Annotations)
+		}
+	}
+	for _, table := range s.Tables {
+		_, _ = io.WriteString(h, "\ntable "+table.Digest.String())
+		writeSorted(h, table.Annotations)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:32]
 }
+
+// writeSorted writes annotations in the order of their names, quoted.
+func writeSorted(w io.Writer, annotations map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(annotations)) {
+		_, _ = fmt.Fprintf(w, "\n%q=%q", name, annotations[name])
+	}
+}
+
+// Blobs are all blobs that the volume needs: layers, then tables.
+func (s Spec) Blobs() []ocispec.Descriptor { return slices.Concat(s.Layers, s.Tables) }
 
 // Blob is a registry blob with random access; what was read once is kept.
 type Blob interface {
@@ -103,16 +124,24 @@ type Blobs interface {
 	Remove(repository string, blob digest.Digest) error
 }
 
-// Opener turns a format's layers, bottom first, into a volume. Closing the
-// volume leaves the layers open.
-type Opener func(ctx context.Context, id string, layers []lazyblock.RangeReader) (lazyblock.Volume, error)
+// Opener turns a form into a volume. Closing the volume leaves the form's blobs
+// open.
+type Opener func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error)
+
+// Mounted is a volume that can be read.
+type Mounted struct {
+	ID    string
+	Spec  Spec
+	Blobs []Blob // of Spec.Blobs(), in order
+	Hints []lazyblock.Hint
+}
 
 // Companion is told of every volume that is mounted, after a restart again.
 type Companion interface {
 	// Opened is called when the volume can be read. It returns at once; what it
-	// begins may read the blobs, which are the spec's layers in order, until done
-	// is called, which returns when nothing uses them any more.
-	Opened(id string, spec Spec, blobs []Blob) (done func())
+	// begins may read the blobs until done is called, which returns when nothing
+	// uses them any more.
+	Opened(m Mounted) (done func())
 }
 
 // Options of a Manager.
