@@ -34,6 +34,23 @@ func (d Duration) MarshalText() ([]byte, error) {
 	return []byte(text), nil
 }
 
+// Percent is a share of a whole, written "15%"; a struct for the same reason.
+type Percent struct{ Hundredths int }
+
+// UnmarshalText reads a whole number from 0 to 100 with a percent sign.
+func (p *Percent) UnmarshalText(text []byte) error {
+	number, found := strings.CutSuffix(string(text), "%")
+	n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 31)
+	if !found || err != nil || n > 100 {
+		return fmt.Errorf("%q is not a share such as \"15%%\"", text)
+	}
+	p.Hundredths = int(n)
+	return nil
+}
+
+// MarshalText writes the share as it is read.
+func (p Percent) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%d%%", p.Hundredths), nil }
+
 // Size is a number of bytes written as text: "64MiB", "20GiB", "512B".
 type Size struct{ Bytes int64 }
 

@@ -36,6 +36,25 @@ func TestSizeText(t *testing.T) {
 	}
 }
 
+func TestPercentText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"0%": 0, "15%": 15, "100 %": 100} {
+		var share configs.Percent
+		if err := share.UnmarshalText([]byte(text)); err != nil || share.Hundredths != want {
+			t.Errorf("%q is %d, %v", text, share.Hundredths, err)
+		}
+	}
+	for _, text := range []string{"", "15", "%", "-1%", "101%", "1.5%"} {
+		var share configs.Percent
+		if err := share.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken for %d", text, share.Hundredths)
+		}
+	}
+	if text, err := (configs.Percent{Hundredths: 15}).MarshalText(); err != nil || string(text) != "15%" {
+		t.Errorf("15 hundredths are written as %q, %v", text, err)
+	}
+}
+
 func TestDurationText(t *testing.T) {
 	t.Parallel()
 	for text, again := range map[string]string{

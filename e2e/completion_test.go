@@ -13,8 +13,9 @@ import (
 	"github.com/referee-cri/referee/internal/testdata"
 )
 
-// eager makes the daemon complete volumes as soon as a start is quiet.
-const eager = "[completion]\nrate = \"1GiB\"\ndelay = \"500ms\"\n"
+// eager makes the daemon complete volumes as soon as a start is quiet, however
+// full the disk is that the tests run on.
+const eager = "[completion]\nrate = \"1GiB\"\ndelay = \"500ms\"\nspare_disk = \"0%\"\n"
 
 // completed is what explain tells of a form's completion.
 type completed struct {

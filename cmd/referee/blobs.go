@@ -60,6 +60,14 @@ func (r *registries) Close() error {
 	return err
 }
 
+func cacheOptions(config *configs.Config, log *zap.Logger) cache.Options {
+	options := cache.Options{MaxBytes: config.Cache.MaxSize.Bytes, SpareOfDisk: config.Completion.SpareDisk.Hundredths, Log: log}
+	if options.SpareOfDisk == 0 {
+		options.SpareOfDisk = -1
+	}
+	return options
+}
+
 // blobs opens registry blobs through the cache.
 type blobs struct {
 	registry    *registry.Client

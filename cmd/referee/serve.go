@@ -159,7 +159,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	if d.backend, err = criimage.Dial(config.CRI.Backend); err != nil {
 		return d, err
 	}
-	if d.cache, err = cache.Open(config.CacheDir(), cache.Options{MaxBytes: config.Cache.MaxSize.Bytes, Log: log}); err != nil {
+	if d.cache, err = cache.Open(config.CacheDir(), cacheOptions(config, log)); err != nil {
 		return d, err
 	}
 	d.keeper = keeperOf(config)

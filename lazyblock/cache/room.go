@@ -10,11 +10,6 @@ import (
 
 var errNoRoom = errors.New("cache or its disk is full of what is in use")
 
-// spareOfDisk is the percentage of the file system at which the kubelet begins to
-// remove images (imagefs.available, evictionHard of its default configuration).
-// What nobody waits for must not bring the node there.
-const spareOfDisk = 15
-
 // Spare returns an error that says why n more bytes should not be kept unless a
 // reader needs them: that would take room from other blobs, or from the node.
 func (s *Store) Spare(n int64) error {
@@ -28,7 +23,7 @@ func (s *Store) Spare(n int64) error {
 	if err != nil {
 		return err
 	}
-	if free-n < size/100*spareOfDisk {
+	if free-n < size/100*int64(max(s.opts.SpareOfDisk, 0)) {
 		return fmt.Errorf("the cache's file system has %d of %d bytes free", free, size)
 	}
 	return nil

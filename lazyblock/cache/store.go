@@ -58,6 +58,11 @@ type Options struct {
 	// a twentieth of the file system if that is less. Negative: the file system may
 	// be filled.
 	KeepFree int64
+	// SpareOfDisk is the percentage of the file system below which Spare finds no
+	// room: what nobody waits for must not bring the node to where the kubelet
+	// removes images. Default 15, which is its imagefs.available (evictionHard of its
+	// default configuration). Negative: the file system may be filled.
+	SpareOfDisk int
 	// MaxBuffered bounds the memory of all fetches under way, default 64 MiB;
 	// those that nobody waits for take half of it, or one request, at most.
 	MaxBuffered int64
@@ -83,6 +88,9 @@ func (o *Options) setDefaults() error {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if o.SpareOfDisk == 0 {
+		o.SpareOfDisk = 15
 	}
 	if o.LowBytes == 0 {
 		o.LowBytes = o.MaxBytes - o.MaxBytes/10
