@@ -99,6 +99,8 @@ type Completion struct {
 	Delay   Duration `toml:"delay"` // since a reader last waited for the registry
 	// SpareDisk is the share of the cache's file system that is left free.
 	SpareDisk Percent `toml:"spare_disk"`
+	// Settle has whole forms copied, decoded, to files that the kernel mounts itself.
+	Settle bool `toml:"settle"`
 }
 
 // Attach chooses how a volume becomes a mount.
@@ -145,7 +147,7 @@ func Default() *Config {
 		Cache:      Cache{MaxSize: Size{20 * GiB}},
 		Reads:      Reads{GiveUpAfter: Duration{time.Minute}},
 		Trace:      Trace{Record: true, Replay: true, Find: true},
-		Completion: Completion{Enabled: true, Rate: Size{8 * MiB}, Delay: Duration{30 * time.Second}, SpareDisk: Percent{15}},
+		Completion: Completion{Enabled: true, Rate: Size{8 * MiB}, Delay: Duration{30 * time.Second}, SpareDisk: Percent{15}, Settle: true},
 		Attach:     Attach{Driver: "auto"},
 		Breaker:    Breaker{Failures: 3, OpenFor: Duration{30 * time.Second}},
 		Log:        Log{Level: "info", Format: "json"},

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 // eager makes the daemon complete volumes as soon as a start is quiet, however
 // full the disk is that the tests run on.
 const eager = "[completion]\nrate = \"1GiB\"\ndelay = \"500ms\"\nspare_disk = \"0%\"\n"
+
+// lazily never has it complete any.
+const lazily = "[completion]\nenabled = false\n"
 
 // completed is what explain tells of a form's completion.
 type completed struct {
@@ -40,7 +44,7 @@ func (b *bed) completion(t *testing.T, ref string) completed {
 // a daemon that is killed finds on the disk what it needs.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, node.Options{}, eager)
+	b := newBed(t, node.Options{}, eager+"settle = false\n")
 	shelf := b.newShelf(t, testdata.Dir(t, "reference")+"/tiny", 3)
 	b.pull(t, shelf.ref, fallback.Lazy)
 	container := start(t, b.lazy, shelf.ref, "/bin/busybox", "sleep", "1000")
@@ -68,11 +72,12 @@ func TestCompletion(t *testing.T) {
 // what is wrong is found, told, and gone for new containers and pulls.
 func TestQuarantine(t *testing.T) {
 	t.Parallel()
-	l := newLiarWith(t, eager)
+	l := newLiarWith(t, lazily)
 	ref := l.serve(t, l.victim)
 	l.pull(t, ref, fallback.Lazy)
 	before := start(t, l.lazy, ref, "/bin/busybox", "sleep", "1000")
 	l.expectLies(t, before)
+	l.reconfigure(t, strings.Replace(l.text, lazily, eager, 1))
 
 	eventually.True(t, "the form is replaced", func() bool {
 		q := l.completion(t, ref).Quarantined

@@ -55,8 +55,10 @@ type Volume struct {
 	Extra   []Device // further EROFS devices, in slot order
 	Options []string // mount(2) data, joined with commas
 
-	// Hints are what to fetch first, in order, where nobody knows better.
+	// What to fetch first where nobody knows better: ranges of blobs, in order, and
+	// files and directories, relative to the root of what is mounted.
 	Hints []Hint
+	Paths []string
 }
 
 // Close closes every device and returns the first error.

@@ -275,7 +275,7 @@ func TestOlderORASVariantHoldsAManifest(t *testing.T) {
 			switch {
 			case lose && p.Reason != reason.NotFound:
 				t.Errorf("%s: %s", p.Reason, p.Detail)
-			case !lose && (!p.Lazy() || p.Chosen.Artifact.Digest != d.Digest || len(p.Chosen.Layers) != 2 || p.Chosen.Prefetch == nil):
+			case !lose && (!p.Lazy() || p.Chosen.Artifact.Digest != d.Digest || len(p.Chosen.Layers) != 2 || len(p.Chosen.Tables) != 1):
 				t.Errorf("%s: %s, chosen %+v", p.Reason, p.Detail, p.Chosen)
 			}
 		})

@@ -203,7 +203,7 @@ func TestLegacyEndpoints(t *testing.T) {
 			if !p.Lazy() {
 				t.Fatalf("not found: %s: %s: %q", p.Reason, p.Detail, requests(reg))
 			}
-			if p.Chosen.Found != tc.want || len(p.Chosen.Layers) != 2 || p.Chosen.Prefetch == nil || p.Chosen.Config == nil {
+			if p.Chosen.Found != tc.want || len(p.Chosen.Layers) != 2 || len(p.Chosen.Tables) != 1 || p.Chosen.Config == nil {
 				t.Errorf("chosen %+v", p.Chosen)
 			}
 		})

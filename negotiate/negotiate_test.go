@@ -179,8 +179,8 @@ func TestPlanChoosesTheAttachedForm(t *testing.T) {
 	if c.Artifact.Digest != want.Digest || c.Format != "overlaybd" || c.Found != negotiate.FoundReferrersAPI || c.Fit != negotiate.FitLayers {
 		t.Errorf("chosen %+v", c)
 	}
-	if len(c.Layers) != 3 || c.Prefetch == nil {
-		t.Errorf("%d layers, prefetch %v", len(c.Layers), c.Prefetch)
+	if len(c.Layers) != 3 || len(c.Tables) != 1 {
+		t.Errorf("%d layers, %d tables", len(c.Layers), len(c.Tables))
 	}
 	if got, want := fmt.Sprint(p.Image.ChainIDs), fmt.Sprint(img.ChainIDs); got != want {
 		t.Errorf("chain IDs %s, want %s", got, want)

@@ -89,7 +89,8 @@ func (overlaybd) unwrap(ctx context.Context, a Artifact) (*Manifest, error) {
 	return &Manifest{Config: &a.Files[0], Files: a.Files[1:]}, nil
 }
 
-// takeLayers splits off the acceleration layer, which stands last, and has check
+// takeLayers splits off the acceleration layer, which stands last and becomes a
+// table, and has check
 // look at each of the others.
 func (c *Candidate) takeLayers(layers []ocispec.Descriptor, check func(ocispec.Descriptor) error) error {
 	if n := len(layers); n > 0 && layers[n-1].Annotations[annotationAcceleration] == "yes" {
@@ -97,7 +98,7 @@ func (c *Candidate) takeLayers(layers []ocispec.Descriptor, check func(ocispec.D
 		if err := checkBlobAnnotations(trace); err != nil {
 			return fmt.Errorf("acceleration layer: %w", err)
 		}
-		c.Prefetch, layers = &trace, layers[:n-1]
+		c.Tables, layers = []ocispec.Descriptor{trace}, layers[:n-1]
 	}
 	if len(layers) == 0 {
 		return fmt.Errorf("it has no layers")

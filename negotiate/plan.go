@@ -57,7 +57,6 @@ type Candidate struct {
 	Config       *ocispec.Descriptor  // the artifact's image config, where it has one
 	Layers       []ocispec.Descriptor // lazily readable blobs, bottom first
 	Tables       []ocispec.Descriptor // further blobs without which Layers cannot be read
-	Prefetch     *ocispec.Descriptor  // a trace or priority list, where the form has one
 	Fit          Fit                  // how Layers stand to the image's layers
 
 	// Bound: the image's own digest covers the form, so it needs no other trust.

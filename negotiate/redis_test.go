@@ -105,8 +105,8 @@ func checkRedisLayers(t *testing.T, c *negotiate.Candidate) {
 	if diff := cmp.Diff(redisLayers, digests(c.Layers)); diff != "" {
 		t.Errorf("layers (-want +got):\n%s", diff)
 	}
-	if c.Prefetch == nil || c.Prefetch.Digest.Encoded()[:8] != redisPrefetch || c.Prefetch.Size != 11264 {
-		t.Errorf("acceleration layer %+v", c.Prefetch)
+	if len(c.Tables) != 1 || c.Tables[0].Digest.Encoded()[:8] != redisPrefetch || c.Tables[0].Size != 11264 {
+		t.Errorf("acceleration layer %+v", c.Tables)
 	}
 }
 

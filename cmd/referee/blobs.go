@@ -235,7 +235,10 @@ func formats() map[string]volume.Opener {
 }
 
 func openOverlaybd(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+	accelerated := make(chan *overlaybd.Acceleration, 1)
+	go func() { accelerated <- acceleration(ctx, form.Tables) }() // beside the layers; ends with ctx at the latest
 	device, err := overlaybd.Open(ctx, lazyblock.Readers(form.Layers), form.ID)
+	starts := <-accelerated
 	if err != nil {
 		return lazyblock.Volume{}, err
 	}
@@ -244,5 +247,16 @@ func openOverlaybd(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, 
 		_ = device.Close()
 		return lazyblock.Volume{}, fmt.Errorf("overlaybd device: %w", err)
 	}
-	return lazyblock.Volume{FSType: fsType, Primary: device}, nil
+	return lazyblock.Volume{FSType: fsType, Primary: device, Hints: device.Hints(starts.Records), Paths: starts.Paths}, nil
+}
+
+// acceleration reads what an overlaybd form says of its starts. It is advice: what
+// cannot be read says nothing.
+func acceleration(ctx context.Context, tables []lazyblock.FormBlob) *overlaybd.Acceleration {
+	for _, table := range tables {
+		if starts, err := overlaybd.ReadAcceleration(ctx, table); err == nil {
+			return starts
+		}
+	}
+	return &overlaybd.Acceleration{}
 }

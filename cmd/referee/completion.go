@@ -31,7 +31,7 @@ func openCompletion(config *configs.Config, d *daemonParts, log *zap.Logger) (*c
 		},
 	}
 	if config.Completion.Enabled {
-		options.Rate = config.Completion.Rate.Bytes
+		options.Rate, options.Settle = config.Completion.Rate.Bytes, settling(config, d)
 	}
 	return complete.New(options)
 }
@@ -96,7 +96,13 @@ func (c *completion) text() string {
 		return "complete: not known: " + c.Problem
 	}
 	if c.Whole {
-		return fmt.Sprintf("complete: sealed, %d blobs, %d bytes; reads need no registry", c.Blobs, c.Size)
+		text := fmt.Sprintf("complete: sealed, %d blobs, %d bytes; reads need no registry", c.Blobs, c.Size)
+		if c.Settled {
+			text += "\nsettled: new containers read local files"
+		} else if c.Waiting != "" {
+			text += "\nnot settled: " + c.Waiting
+		}
+		return text
 	}
 	text := fmt.Sprintf("complete: %.0f %%, %d of %d bytes, %d of %d blobs sealed", 100*float64(c.Cached)/float64(max(c.Size, 1)), c.Cached, c.Size, c.Sealed, c.Blobs)
 	if c.Waiting != "" {

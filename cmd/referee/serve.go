@@ -176,7 +176,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	d.volumes, err = volume.NewManager(volume.Options{
 		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
 		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, hosts: blob.NewHosts(0), giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
-		Companions: []volume.Companion{traces, d.completion},
+		Companions: []volume.Companion{traces, d.completion}, Files: deviceFiles{d.cache},
 	})
 	if err != nil {
 		return d, err

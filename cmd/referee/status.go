@@ -45,7 +45,8 @@ type statusVolume struct {
 	Artifact    digest.Digest `json:"artifact"`
 	Mounted     bool          `json:"mounted"`
 	Size        int64         `json:"size_bytes"`   // of its blobs
-	Cached      int64         `json:"cached_bytes"` // of them on disk; volumes may share some
+	Cached      int64         `json:"cached_bytes"` // of them on disk, and of its local files; volumes may share some
+	Settled     bool          `json:"settled"`      // new containers read local files
 	Whole       bool          `json:"whole"`        // compared with its digests: it needs no registry
 	Quarantined bool          `json:"quarantined"`
 }
@@ -159,6 +160,9 @@ func (v *statusVolume) state() string {
 	case v.Whole:
 		state = "mounted, whole"
 	}
+	if v.Settled && v.Mounted {
+		state = "mounted, settled"
+	}
 	return state
 }
 
@@ -209,11 +213,14 @@ func (d *daemonParts) status(config *configs.Config) (*status, error) {
 	for id, spec := range specs {
 		v := statusVolume{
 			ID: id, Reference: spec.Reference, Format: spec.Format, Artifact: spec.Artifact.Digest,
-			Mounted: d.volumes.Mounted(id), Quarantined: d.completion.Quarantined(id),
+			Mounted: d.volumes.Mounted(id), Settled: d.volumes.Settled(id), Quarantined: d.completion.Quarantined(id),
 		}
 		for _, layer := range spec.Blobs() {
 			v.Size += layer.Size
 			v.Cached += cached[keyDigest(spec.Repository, layer.Digest)]
+		}
+		for _, device := range d.volumes.Devices(id) {
+			v.Cached += cached[deviceDigest(device)]
 		}
 		if state, err := complete.ReadState(config.Root, id); err == nil && state != nil {
 			v.Whole = state.Whole()

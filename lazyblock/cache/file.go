@@ -90,7 +90,7 @@ func (f *file) fetchOrigin(ctx context.Context, p []byte, off int64) error {
 // readCached fills p if all of it is here.
 func (f *file) readCached(p []byte, off int64) bool {
 	first, end := f.sparse.span(off, int64(len(p)))
-	if !f.sparse.present.hasAll(first, end) {
+	if !f.sparse.sealed.Load() && !f.sparse.present.hasAll(first, end) {
 		return false
 	}
 	n, err := f.sparse.data.ReadAt(p, off)

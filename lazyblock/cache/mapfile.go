@@ -14,7 +14,7 @@ import (
 //	 0  8  magic
 //	 8  8  size of the blob
 //	16  4  block size
-//	20  4  flags: 1 sealed
+//	20  4  flags: 1 sealed, 2 the rest is zeros
 //	24 16  id of the data file
 //	40  .  one bit a block, in 64-bit words, lowest bit first
 //	 .  32 SHA-256 of all that and of the name of the blob's directory
@@ -26,8 +26,12 @@ const (
 	mapHeader = 40
 )
 
-// flagSealed says that the content of the whole blob was compared with its digest.
-const flagSealed = 1
+const (
+	// flagSealed says that nothing is missing any more.
+	flagSealed = 1
+	// flagZeros says, of a sealed one, that blocks which are not in the map are zeros.
+	flagZeros = 2
+)
 
 type dataID [16]byte
 
@@ -36,7 +40,8 @@ type mapFile struct {
 	size      int64
 	blockSize int64
 	id        dataID
-	sealed    bool // the whole blob is there and has its digest
+	sealed    bool // nothing is missing
+	zeros     bool // what is not in words is zeros
 	words     []uint64
 }
 
@@ -57,6 +62,9 @@ func (m *mapFile) encode(name string) []byte {
 	var flags uint32
 	if m.sealed {
 		flags |= flagSealed
+	}
+	if m.zeros {
+		flags |= flagZeros
 	}
 	raw = binary.LittleEndian.AppendUint32(raw, flags)
 	raw = append(raw, m.id[:]...)
@@ -82,10 +90,10 @@ func decodeMap(raw []byte, name string, size, blockSize int64) (*mapFile, error)
 		return nil, fmt.Errorf("%w: other size", errMap)
 	}
 	flags := binary.LittleEndian.Uint32(body[20:])
-	if flags&^flagSealed != 0 {
+	if flags&^(flagSealed|flagZeros) != 0 || flags == flagZeros {
 		return nil, fmt.Errorf("%w: unknown flags %#x", errMap, flags)
 	}
-	m.sealed = flags&flagSealed != 0
+	m.sealed, m.zeros = flags&flagSealed != 0, flags&flagZeros != 0
 	m.words = make([]uint64, (len(body)-mapHeader)/8)
 	for i := range m.words {
 		m.words[i] = binary.LittleEndian.Uint64(body[mapHeader+8*i:])
@@ -93,7 +101,7 @@ func decodeMap(raw []byte, name string, size, blockSize int64) (*mapFile, error)
 	if n := m.blocks(); n%64 != 0 && m.words[n/64]>>(n%64) != 0 {
 		return nil, fmt.Errorf("%w: blocks beyond its end", errMap)
 	}
-	if m.sealed && m.bytes() != size {
+	if m.sealed && !m.zeros && m.bytes() != size {
 		return nil, fmt.Errorf("%w: sealed and not whole", errMap)
 	}
 	return m, nil

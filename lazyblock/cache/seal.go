@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ const sealPiece = 1 << 20
 // most MaxRequest long; n is 0 where there is none.
 func (b *Blob) Missing(off int64) (at, n int64) {
 	s := b.file.sparse
-	if off >= s.size {
+	if off >= s.size || s.sealed.Load() {
 		return off, 0
 	}
 	for block := max(off, 0) / s.blockSize; block < s.blocks(); block++ {
@@ -44,7 +45,7 @@ func (b *Blob) Missing(off int64) (at, n int64) {
 	return at, max(min(n, s.size-at), 0)
 }
 
-// Sealed reports whether the whole blob is on disk and has its digest.
+// Sealed reports whether the whole blob is on disk, as Seal or SealAsIs left it.
 func (b *Blob) Sealed() bool { return b.file.sparse.sealed.Load() }
 
 // Seal compares a whole blob with the digest that it should have, and notes on
@@ -77,10 +78,26 @@ func (b *Blob) Seal(ctx context.Context, want digest.Digest, pace func(ctx conte
 		}
 		return reason.Errorf(reason.DigestMismatch, "seal cached blob %s: %w", want, ErrOtherContent)
 	}
-	if err := s.seal(since); err != nil {
+	if err := s.seal(since, false); err != nil {
 		return fmt.Errorf("seal cached blob %s: %w", want, err)
 	}
 	return nil
+}
+
+// SealAsIs says that nothing is missing of a blob that has no digest of its own:
+// what is here is right, and what is not is zeros. It is noted on disk as by Seal.
+func (b *Blob) SealAsIs() error {
+	s := b.file.sparse
+	if err := s.seal(s.forgotten(), true); err != nil {
+		return fmt.Errorf("seal cached blob %s: %w", b.file.entry.digest, err)
+	}
+	return nil
+}
+
+// Path is the file that holds the blob, for others to read once it is sealed. It
+// stays for as long as the handle is open.
+func (b *Blob) Path() string {
+	return filepath.Join(b.file.sparse.dir, b.file.sparse.id.fileName())
 }
 
 func (s *sparse) forgotten() uint64 {
@@ -89,24 +106,26 @@ func (s *sparse) forgotten() uint64 {
 	return s.forgets
 }
 
-// seal makes all data durable and then the map that says that it was compared,
-// unless blocks were forgotten since.
-func (s *sparse) seal(since uint64) error {
+// seal makes all data durable and then the map that says that nothing is missing,
+// unless blocks were forgotten since. zeros: blocks that are not here are zeros.
+func (s *sparse) seal(since uint64, zeros bool) error {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
 	switch {
 	case s.broken.Load():
 		return errBroken
-	case s.forgets != since || !s.present.hasAll(0, s.blocks()):
+	case s.forgets != since || !zeros && !s.present.hasAll(0, s.blocks()):
 		return ErrNotWhole
 	}
 	words := s.present.words()
 	if err := s.syncData(); err != nil {
 		return err
 	}
+	s.zeros = zeros
 	s.sealed.Store(true)
 	if err := s.writeMap(words); err != nil {
 		s.sealed.Store(false)
+		s.zeros = false
 		return err
 	}
 	s.durable = words

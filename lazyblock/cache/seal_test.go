@@ -1,8 +1,10 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 func atOnce(context.Context, int64) error { return nil }
@@ -208,5 +211,61 @@ func TestSpareKeepsRoomForReaders(t *testing.T) {
 	d.mu.Unlock()
 	if err := s.Spare(1); err == nil {
 		t.Error("on a full disk: room")
+	}
+}
+
+// TestSealAsIs keeps a device of which only what is not zeros is fetched.
+func TestSealAsIs(t *testing.T) {
+	t.Parallel()
+	truth := newSource(3, 300*kib+17)
+	clear(truth.content[64*kib : 200*kib])
+	dir := t.TempDir()
+	open := func(origin lazyblock.RangeReader) (*Store, *Blob) {
+		t.Helper()
+		s, err := Open(dir, cacheOpts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		b, err := s.Blob(truth.desc(), origin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, b
+	}
+	s, b := open(truth)
+	for _, data := range [][2]int64{{0, 64 * kib}, {200 * kib, 100*kib + 17}} {
+		if err := b.Prefetch(t.Context(), data[0], data[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.SealAsIs(); err != nil || !b.Sealed() {
+		t.Fatalf("sealed %t, %v", b.Sealed(), err)
+	}
+	cached := b.Cached()
+	if cached >= truth.Size() {
+		t.Errorf("%d bytes are kept of %d, and %d of these are zeros", cached, truth.Size(), 136*kib)
+	}
+	check(t, b, truth, 0, truth.Size())
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s, b = open(nil)
+	if _, n := b.Missing(0); n != 0 || !b.Sealed() || b.Cached() != cached {
+		t.Errorf("after a restart: sealed %t, %d bytes, %d missing", b.Sealed(), b.Cached(), n)
+	}
+	check(t, b, truth, 0, truth.Size())
+	if raw, err := os.ReadFile(b.Path()); err != nil || !bytes.Equal(raw, truth.content) {
+		t.Errorf("the file holds other bytes (%v)", err)
+	}
+	if err := b.Invalidate(t.Context(), 0, 1); err != nil || b.Sealed() {
+		t.Errorf("after invalidation: sealed %t, %v", b.Sealed(), err)
+	}
+	if _, n := b.Missing(0); n == 0 {
+		t.Error("after invalidation nothing is missing")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -36,6 +36,7 @@ type sparse struct {
 	durable  []uint64
 	forgets  uint64      // how often blocks were forgotten
 	sealed   atomic.Bool // durably; read without flushing
+	zeros    bool        // while sealed: what is not present is zeros
 }
 
 var errBroken = errors.New("cache file could not be synced")
@@ -87,6 +88,7 @@ func (s *sparse) reopen() bool {
 	}
 	s.id, s.data, s.durable = m.id, data, m.words
 	s.present.load(m.words)
+	s.zeros = m.zeros
 	s.sealed.Store(m.sealed)
 	return true
 }
@@ -163,6 +165,7 @@ func (s *sparse) forget(first, end int64) (gone int64, err error) {
 	defer s.flushing.Unlock()
 	s.forgets++
 	s.sealed.Store(false)
+	s.zeros = false
 	for block := first; block < end; block++ {
 		if s.present.remove(block, block+1) > 0 {
 			gone += min(s.blockSize, s.size-block*s.blockSize)
@@ -184,7 +187,7 @@ func (s *sparse) forget(first, end int64) (gone int64, err error) {
 }
 
 func (s *sparse) writeMap(words []uint64) error {
-	m := mapFile{size: s.size, blockSize: s.blockSize, id: s.id, sealed: s.sealed.Load(), words: words}
+	m := mapFile{size: s.size, blockSize: s.blockSize, id: s.id, sealed: s.sealed.Load(), zeros: s.zeros, words: words}
 	temp := filepath.Join(s.dir, mapName+".new")
 	if err := writeFile(s.disk, temp, m.encode(s.name())); err != nil {
 		return err

@@ -29,9 +29,15 @@ type Options struct {
 	// Replace puts the image's own content in the place of a quarantined form; it
 	// is called again, less and less often, until it returns nil. nil: nobody can.
 	Replace func(ctx context.Context, q Quarantine) error
+	// Settle is called for volumes that are whole. nil: they stay as they are.
+	Settle Settle
 
 	Log *zap.Logger
 }
+
+// Settle copies what a whole volume's devices hold to local files. pace is called
+// after each n bytes, and may wait. It is tried again after an error.
+type Settle func(ctx context.Context, id string, pace func(ctx context.Context, n int64) error) error
 
 // Companion completes mounted volumes. It is safe for concurrent use.
 type Companion struct {
@@ -69,12 +75,13 @@ type mounted struct {
 	blobs  []completable        // of wanted, in order
 	log    *zap.Logger
 
-	ctx    context.Context //nolint:containedctx // ends with done, which is no call
-	using  sync.Mutex      // held while the blobs are used
-	due    time.Time       // when to look at it again; under Companion.mu
-	pauses int             // failures in a row
-	told   string          // why it waits, as last logged
-	noted  time.Time       // when its state was last written
+	ctx            context.Context //nolint:containedctx // ends with done, which is no call
+	using          sync.Mutex      // held while the blobs are used
+	due            time.Time       // when to look at it again; under Companion.mu
+	pauses         int             // failures in a row
+	told           string          // why it waits, as last logged
+	whole, settled bool
+	noted          time.Time // when its state was last written
 
 	cleansed bool // its wrong blobs were forgotten
 }
@@ -221,8 +228,8 @@ func (c *Companion) visit(ctx context.Context, m *mounted) {
 	case ctx.Err() != nil:
 		c.later(m, 0)
 	case err == nil:
-		c.later(m, 0)
 		c.note(m, "")
+		c.settle(ctx, m)
 	case errors.As(err, &busy):
 		m.pauses = 0
 		c.later(m, busy.in)
@@ -239,10 +246,34 @@ func (c *Companion) visit(ctx context.Context, m *mounted) {
 	}
 }
 
+// settle has a whole volume settled, and looks at it again where that is not
+// possible now.
+func (c *Companion) settle(ctx context.Context, m *mounted) {
+	if c.opts.Settle == nil || c.quarantine.holds(m.id) {
+		c.later(m, 0)
+		return
+	}
+	err := contain.Panic(m.log, "settling a volume", func() error {
+		return c.opts.Settle(ctx, m.id, func(ctx context.Context, n int64) error { return c.pace(ctx, n/verifyFactor) })
+	})
+	switch {
+	case ctx.Err() != nil:
+		c.later(m, 0)
+	case err == nil:
+		c.later(m, 0)
+		m.settled = true
+		c.note(m, "")
+	default:
+		c.later(m, maxPause)
+		m.log.Info("volume not settled yet", zap.Duration("retry", maxPause), zap.Error(err))
+		c.note(m, err.Error())
+	}
+}
+
 // note writes down how far a volume is.
 func (c *Companion) note(m *mounted, waiting string) {
 	m.noted = time.Now()
-	state := &State{Blobs: len(m.blobs), Waiting: waiting, Time: m.noted.UTC()}
+	state := &State{Blobs: len(m.blobs), Settled: m.settled, Waiting: waiting, Time: m.noted.UTC()}
 	for _, b := range m.blobs {
 		state.Size += b.Size()
 		state.Cached += b.Cached()

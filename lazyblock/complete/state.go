@@ -18,7 +18,8 @@ type State struct {
 	Cached  int64     `json:"cached"` // of them on disk
 	Blobs   int       `json:"blobs"`
 	Sealed  int       `json:"sealed"`            // blobs that are whole and have their digest
-	Waiting string    `json:"waiting,omitempty"` // why nothing is fetched now
+	Settled bool      `json:"settled"`           // its devices are local files as well
+	Waiting string    `json:"waiting,omitempty"` // why it goes no further now
 	Time    time.Time `json:"time"`
 }
 

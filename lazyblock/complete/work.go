@@ -65,7 +65,10 @@ func (c *Companion) complete(ctx context.Context, m *mounted) error {
 		}
 		m.log.Info("blob sealed", zap.Stringer("digest", m.wanted[i].Digest), zap.Int64("bytes", b.Size()))
 	}
-	m.log.Info("volume complete: it needs its registry no more")
+	if !m.whole {
+		m.whole = true
+		m.log.Info("volume complete: it needs its registry no more")
+	}
 	return nil
 }
 

@@ -274,6 +274,9 @@ func (h *Host) Removed() {
 	h.look()
 }
 
+// Settled tells that a volume was copied to local files. It does not block.
+func (h *Host) Settled() { h.look() }
+
 // look makes Run reconcile soon.
 func (h *Host) look() {
 	select {
@@ -349,6 +352,7 @@ func (h *Host) reconcile(ctx context.Context) error {
 	if err == nil {
 		h.volumes.Restored()
 	}
+	err = errors.Join(err, h.volumes.Resettle(ctx))
 	bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)
 	if bindErr == nil {
 		bindErr = h.volumes.Sweep(ctx, idle, keep)

@@ -102,9 +102,13 @@ func (c *Companion) Opened(m volume.Mounted) (done func()) {
 		})
 	default:
 		run("finding a start-up trace", func(ctx context.Context) {
-			found := hinted(m.Hints, spec)
+			var found []Range
 			if c.opts.Find != nil {
-				found = append(c.find(ctx, log, spec, blobs), found...)
+				found = c.find(ctx, log, spec, blobs)
+			}
+			if len(found) == 0 {
+				found = hinted(m.Hints, spec)
+				c.readNamed(ctx, log, m)
 			}
 			if len(found) > 0 {
 				c.replay(ctx, log, spec, blobs, requests(found, c.most(FromReferrer, spec)))
@@ -166,6 +170,21 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 		return
 	}
 	log.Debug("start-up recorded", zap.Int("ranges", len(ranges)), zap.Int64("bytes", sum(ranges)))
+}
+
+// readNamed has the files read ahead that the form's publisher names. Nobody waits
+// for that: it uses the mount, not the blobs, and ends with the kernel's last read.
+func (c *Companion) readNamed(ctx context.Context, log *zap.Logger, m volume.Mounted) {
+	if len(m.Paths) == 0 {
+		return
+	}
+	go func() {
+		_ = contain.Panic(log, "reading named files ahead", func() error {
+			files, bytes, err := readPaths(ctx, m.Root, m.Paths, c.most(FromReferrer, m.Spec))
+			log.Debug("named files read ahead", zap.Int("files", files), zap.Int64("bytes", bytes), zap.Error(err))
+			return nil
+		})
+	}()
 }
 
 // replay fetches what former starts have read.

@@ -431,3 +431,33 @@ func everything(layers []trace.Layer) (ranges []trace.Range) {
 	}
 	return ranges
 }
+
+// TestHintsAreFetchedWhereNothingIsKnown has the form's own advice followed for the
+// first start: ranges of blobs, and files of what is mounted.
+func TestHintsAreFetchedWhereNothingIsKnown(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	root := t.TempDir()
+	for _, name := range []string{"etc/passwd", "lib/a", "lib/deep/b"} {
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), make([]byte, 5000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blobs := b.open(t)
+	done := b.companion(t).Opened(volume.Mounted{
+		ID: "first", Spec: b.spec, Blobs: blobs, Root: root, Paths: []string{"lib", "etc/passwd", "absent", "../outside"},
+		Hints: []lazyblock.Hint{{Blob: 1, Off: mib, Length: mib}, {Blob: 7, Off: 0, Length: 1}, {Blob: 0, Off: -1, Length: 1}, {Blob: 0, Off: 1 << 40, Length: 1}},
+	})
+	defer done()
+	cached, ok := blobs[1].(interface{ Cached() int64 })
+	if !ok {
+		t.Fatalf("the bed's blobs are %T", blobs[1])
+	}
+	eventually.True(t, "the hinted range is here", func() bool { return cached.Cached() >= mib })
+	if b.origins[0].asked() != 0 {
+		t.Error("something was fetched of the other blob")
+	}
+}

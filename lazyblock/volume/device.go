@@ -34,7 +34,11 @@ const tellEvery = 30 * time.Second
 // readers are patient. What the network fails to bring is asked for again below;
 // bytes that came and were wrong are asked for again here.
 type device struct {
-	lazyblock.Device
+	id   string
+	size int64
+
+	using  sync.RWMutex // held for each read of source
+	source lazyblock.Device
 
 	reading     *reading
 	giveUpAfter time.Duration
@@ -42,6 +46,41 @@ type device struct {
 	mu    sync.Mutex
 	given [8]givenUp // a ring
 	next  int
+}
+
+func newDevice(source lazyblock.Device, r *reading, giveUpAfter time.Duration) *device {
+	return &device{id: source.ID(), size: source.Size(), source: source, reading: r, giveUpAfter: giveUpAfter}
+}
+
+// ID implements lazyblock.Device.
+func (d *device) ID() string { return d.id }
+
+// Size implements lazyblock.Device.
+func (d *device) Size() int64 { return d.size }
+
+// Close closes the source.
+func (d *device) Close() error { return d.current().Close() }
+
+// current is where bytes come from now.
+func (d *device) current() lazyblock.Device {
+	d.using.RLock()
+	defer d.using.RUnlock()
+	return d.source
+}
+
+// swap has everything read from another source of the same bytes, and returns the
+// former one, which nobody reads any more.
+func (d *device) swap(source lazyblock.Device) (former lazyblock.Device) {
+	d.using.Lock()
+	defer d.using.Unlock()
+	former, d.source = d.source, source
+	return former
+}
+
+func (d *device) read(ctx context.Context, p []byte, off int64) (int, error) {
+	d.using.RLock()
+	defer d.using.RUnlock()
+	return d.source.ReadRange(ctx, p, off)
 }
 
 // givenUp is a range whose reader got an error.
@@ -87,16 +126,20 @@ type reading struct {
 	untold   int       // failures since
 }
 
-// serve puts the devices of v behind one reading.
-func serve(v *lazyblock.Volume, giveUpAfter time.Duration, log *zap.Logger) *reading {
+// serve puts the devices of v, the primary one first, behind one reading.
+func serve(v *lazyblock.Volume, giveUpAfter time.Duration, log *zap.Logger) ([]*device, *reading) {
 	r := &reading{log: log}
-	v.Primary = &device{Device: v.Primary, reading: r, giveUpAfter: giveUpAfter}
+	primary := newDevice(v.Primary, r, giveUpAfter)
+	devices := []*device{primary}
+	v.Primary = primary
 	extra := make([]lazyblock.Device, len(v.Extra))
-	for i, d := range v.Extra {
-		extra[i] = &device{Device: d, reading: r, giveUpAfter: giveUpAfter}
+	for i, source := range v.Extra {
+		d := newDevice(source, r, giveUpAfter)
+		devices = append(devices, d)
+		extra[i] = d
 	}
 	v.Extra = extra
-	return r
+	return devices, r
 }
 
 // attaching begins the haste: the kernel is about to read for somebody who waits
@@ -162,7 +205,7 @@ func (d *device) ReadRange(ctx context.Context, p []byte, off int64) (int, error
 	if deadline := d.reading.hurry(); !deadline.IsZero() {
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		n, err := d.Device.ReadRange(ctx, p, off)
+		n, err := d.read(ctx, p, off)
 		d.reading.keep(err)
 		return n, err
 	}
@@ -204,7 +247,7 @@ func (d *device) readBriefly(ctx context.Context, p []byte, off int64) (int, err
 // readUntil tries again where that may help, for the last time just before giveUp.
 func (d *device) readUntil(ctx context.Context, giveUp time.Time, p []byte, off int64, again func(error) bool) (int, error) {
 	for backoff := minPause; ; backoff = min(2*backoff, maxPause) {
-		n, err := d.Device.ReadRange(ctx, p, off)
+		n, err := d.read(ctx, p, off)
 		left := time.Until(giveUp) - minPause
 		if n == len(p) || errors.Is(err, io.EOF) || !again(err) || left <= 0 {
 			return n, err

@@ -221,6 +221,9 @@ func (d *driver) Detach(id, target string) error {
 			return err
 		}
 	}
+	if err := attach.Unmount(target); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.served, id)

@@ -19,13 +19,18 @@ import (
 
 // opened is what a mounted volume holds.
 type opened struct {
-	host   string // the registry that its blobs come from
-	volume lazyblock.Volume
-	blobs  []Blob
-	dones  []func() // of the companions
+	host    string // the registry that its blobs come from
+	volume  lazyblock.Volume
+	devices []*device // of volume, the primary one first, as the kernel reads them
+	blobs   []Blob
+	dones   []func() // of the companions
+	files   []File   // of a settled volume, which has no blobs and no companions
 }
 
 func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registry.Credentials, report *Report) (_ *opened, err error) {
+	if o, err := m.mountSettled(ctx, id, spec); o != nil || err != nil {
+		return o, err
+	}
 	opener := m.formats[spec.Format]
 	if opener == nil {
 		return nil, reason.Errorf(reason.NotAttachable, "no reader for format %q", spec.Format)
@@ -60,7 +65,8 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	report.Open = time.Since(begin)
 	begin = time.Now()
 	defer func() { report.Mount = time.Since(begin) }()
-	reading := serve(&o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
+	var reading *reading
+	o.devices, reading = serve(&o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
 	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
 	if err == nil && !adopted {
 		reading.attaching(ctx)
@@ -71,7 +77,7 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	}
 	reading.attached()
 	for _, companion := range m.companions {
-		o.dones = append(o.dones, companion.Opened(Mounted{ID: id, Spec: spec, Blobs: blobs, Hints: o.volume.Hints}))
+		o.dones = append(o.dones, companion.Opened(Mounted{ID: id, Spec: spec, Blobs: blobs, Root: m.path(id), Hints: o.volume.Hints, Paths: o.volume.Paths}))
 	}
 	return o, nil
 }
@@ -154,6 +160,9 @@ func (m *Manager) target(id string) (string, error) {
 func (o *opened) close() error {
 	for _, done := range o.dones {
 		done()
+	}
+	if o.files != nil { // they are the devices
+		return closeFiles(o.files)
 	}
 	var err error
 	if o.volume.Primary != nil {

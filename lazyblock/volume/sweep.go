@@ -82,6 +82,9 @@ func (m *Manager) forget(ctx context.Context, id string) (Spec, error) {
 		m.set(e, nil)
 	}
 	if err == nil {
+		err = m.unsettle(id)
+	}
+	if err == nil {
 		err = m.records.remove(id)
 	}
 	if err != nil {
@@ -92,7 +95,7 @@ func (m *Manager) forget(ctx context.Context, id string) (Spec, error) {
 }
 
 // free drops from the cache those of the volumes' layers that no volume on record
-// needs and that are not open. What stays is dropped when the cache needs the room.
+// needs, as settled ones do not, and that are not open. What stays is dropped when the cache needs the room.
 func (m *Manager) free(forgotten ...Spec) {
 	specs, err := m.records.list()
 	if err != nil {
@@ -104,7 +107,10 @@ func (m *Manager) free(forgotten ...Spec) {
 		layer    digest.Digest
 	}
 	needed := make(map[held]bool)
-	for _, spec := range specs {
+	for id, spec := range specs {
+		if m.Settled(id) {
+			continue
+		}
 		for _, layer := range spec.Blobs() {
 			needed[held{registry.HostOf(spec.Repository), layer.Digest}] = true
 		}

@@ -133,7 +133,9 @@ type Mounted struct {
 	ID    string
 	Spec  Spec
 	Blobs []Blob // of Spec.Blobs(), in order
+	Root  string // where it is mounted
 	Hints []lazyblock.Hint
+	Paths []string // relative to Root; see lazyblock.Volume
 }
 
 // Companion is told of every volume that is mounted, after a restart again.
@@ -155,6 +157,7 @@ type Options struct {
 	// for it was wrong, before it gets an I/O error.
 	GiveUpAfter time.Duration
 	Companions  []Companion
+	Files       Files // nil: volumes do not settle
 	Log         *zap.Logger
 }
 
@@ -169,6 +172,7 @@ type Manager struct {
 
 	giveUpAfter time.Duration
 	companions  []Companion
+	files       Files
 
 	mu      sync.Mutex
 	volumes map[string]*entry // those that are pinned or mounted
@@ -200,6 +204,7 @@ func NewManager(opts Options) (*Manager, error) {
 
 		giveUpAfter: opts.GiveUpAfter,
 		companions:  opts.Companions,
+		files:       opts.Files,
 	}
 	for _, dir := range []string{m.records.dir, m.mounts} {
 		// containerd's user-namespaced pods reach the mounts through their own clones:
