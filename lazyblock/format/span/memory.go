@@ -1,0 +1,149 @@
+package span
+
+import (
+	"container/list"
+	"context"
+	"sync"
+)
+
+// DefaultMemory is what a Memory of no declared size keeps, in bytes: some spans
+// of the usual 4 MiB for each of the streams that a start reads at a time.
+const DefaultMemory = 32 << 20
+
+// Memory keeps decoded spans, the least recently used of them goes first. It also
+// knows which are being decoded, so that nobody decodes one twice at a time. It
+// is safe for concurrent use by any number of readers.
+type Memory struct {
+	limit int64
+
+	mu    sync.Mutex
+	spans map[key]*decoded
+	order *list.List // of *decoded that are kept, the most recently used first
+	kept  int64      // bytes that they take
+
+	buffers buffers
+}
+
+type key struct {
+	reader *Reader
+	span   int
+}
+
+// decoded is a span in memory, or on its way there.
+type decoded struct {
+	key   key
+	ready chan struct{} // closed when data or err is there
+	data  *[]byte
+	err   error
+
+	// Under Memory.mu.
+	users   int           // readers that hold it; the memory itself is none
+	element *list.Element // in Memory.order, nil: not kept
+	done    bool          // ready is closed
+}
+
+// NewMemory returns a Memory that keeps at most limit bytes beyond what is being
+// read.
+func NewMemory(limit int64) *Memory {
+	return &Memory{limit: limit, spans: make(map[key]*decoded), order: list.New()}
+}
+
+// take returns the span and whether the caller is the one who must decode it and
+// call finish. Every taken span must be released.
+func (m *Memory) take(k key) (d *decoded, mine bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d = m.spans[k]; d != nil {
+		d.users++
+		if d.element != nil {
+			m.order.MoveToFront(d.element)
+		}
+		return d, false
+	}
+	d = &decoded{key: k, ready: make(chan struct{}), users: 1}
+	m.spans[k] = d
+	return d, true
+}
+
+// finish tells everyone who waits for d what became of it. A span that failed is
+// forgotten: the next reader tries again.
+func (m *Memory) finish(d *decoded, data *[]byte, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d.data, d.err, d.done = data, err, true
+	if err != nil {
+		delete(m.spans, d.key)
+	}
+	close(d.ready)
+}
+
+// release gives d back. keep says that its bytes are likely to be wanted again.
+func (m *Memory) release(d *decoded, keep bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d.users--
+	if !d.done || d.err != nil {
+		return
+	}
+	switch size := int64(cap(*d.data)); {
+	case keep && d.element == nil && size <= m.limit && !d.key.reader.closed.Load():
+		d.element = m.order.PushFront(d)
+		m.kept += size
+		m.shrink()
+	case !keep && d.element != nil:
+		m.drop(d)
+	default:
+		m.recycle(d)
+	}
+}
+
+// shrink drops kept spans until the limit holds. m.mu is held.
+func (m *Memory) shrink() {
+	for m.kept > m.limit {
+		oldest, ok := m.order.Back().Value.(*decoded)
+		if !ok {
+			return
+		}
+		m.drop(oldest)
+	}
+}
+
+// drop stops keeping d. m.mu is held.
+func (m *Memory) drop(d *decoded) {
+	m.order.Remove(d.element)
+	d.element = nil
+	m.kept -= int64(cap(*d.data))
+	m.recycle(d)
+}
+
+// forget stops keeping the spans of a reader.
+func (m *Memory) forget(r *Reader) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for element := m.order.Front(); element != nil; {
+		next := element.Next()
+		if d, ok := element.Value.(*decoded); ok && d.key.reader == r {
+			m.drop(d)
+		}
+		element = next
+	}
+}
+
+// recycle forgets d if nobody has it any more. m.mu is held.
+func (m *Memory) recycle(d *decoded) {
+	if d.users > 0 || d.element != nil {
+		return
+	}
+	delete(m.spans, d.key)
+	m.buffers.giveBack(d.data)
+}
+
+// wait waits until d is decoded.
+func (d *decoded) wait(ctx context.Context) error {
+	select {
+	case <-d.ready:
+		return d.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
