@@ -31,6 +31,7 @@ type Config struct {
 	Completion Completion `toml:"completion"`
 	Attach     Attach     `toml:"attach"`
 	Breaker    Breaker    `toml:"breaker"`
+	Metrics    Metrics    `toml:"metrics"`
 	Log        Log        `toml:"log"`
 
 	Policy []Policy `toml:"policy,omitempty"`
@@ -112,6 +113,11 @@ type Attach struct {
 type Breaker struct {
 	Failures int      `toml:"failures"`
 	OpenFor  Duration `toml:"open_for"`
+}
+
+// Metrics says where Prometheus and health checks ask.
+type Metrics struct {
+	Address string `toml:"address"` // host and port; "": nowhere
 }
 
 // Log is what the daemon writes to standard error.

@@ -3,8 +3,10 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -82,6 +84,7 @@ func (c *Config) Validate() error {
 		p.add("breaker.failures", "must be at least 1, is %d", c.Breaker.Failures)
 	}
 	p.duration("breaker.open_for", c.Breaker.OpenFor, time.Second, time.Hour)
+	p.address("metrics.address", c.Metrics.Address)
 	p.oneOf("log.level", c.Log.Level, logLevels)
 	p.oneOf("log.format", c.Log.Format, logFormats)
 	return errors.Join(p...)
@@ -133,6 +136,20 @@ func (p *problems) socket(key, path string) {
 	p.path(key, path)
 	if len(path) > maxSocketPath {
 		p.add(key, "is %d bytes long; a unix socket's path may have %d", len(path), maxSocketPath)
+	}
+}
+
+// address wants a host, which may be empty, and a port that is a number.
+func (p *problems) address(key, address string) {
+	if address == "" {
+		return
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		p.add(key, "must be a host and port such as \"127.0.0.1:9465\", is %q", address)
 	}
 }
 

@@ -15,6 +15,12 @@ func (c *counter) enter() {
 	c.n++
 }
 
+func (c *counter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
+}
+
 func (c *counter) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

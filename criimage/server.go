@@ -25,6 +25,18 @@ type Options struct {
 	Backend  string      // path of containerd's socket
 	Preparer Preparer    // nil: every call just passes
 	Log      *zap.Logger // nil: silent
+
+	// Observe is told of every call that has ended, by many goroutines at once. It
+	// must not block. nil: nobody is told.
+	Observe func(Call)
+}
+
+// Call is one call that has ended.
+type Call struct {
+	Method string // "/runtime.v1.ImageService/PullImage"; whatever the caller sent
+	Ours   bool   // more was done than to forward it
+	Took   time.Duration
+	Err    error // the status that the caller got
 }
 
 // Server is the CRI front. All methods are safe for concurrent use.
@@ -34,6 +46,7 @@ type Server struct {
 	grpc     *grpc.Server
 	preparer Preparer
 	log      *zap.Logger
+	observe  func(Call)
 
 	shared preparations
 	pulls  counter
@@ -54,6 +67,7 @@ func New(options Options) (*Server, error) {
 		backend:  backend,
 		preparer: options.Preparer,
 		log:      options.Log,
+		observe:  options.Observe,
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -81,6 +95,9 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	return nil
 }
+
+// PullsInFlight is how many pulls are under way.
+func (s *Server) PullsInFlight() int { return s.pulls.count() }
 
 // Backend is the connection to containerd, for typed calls by others. It is
 // closed by Shutdown; who needs one for longer uses Dial.
@@ -133,13 +150,25 @@ func (s *Server) handle(_ any, caller grpc.ServerStream) error {
 	if !ok {
 		return status.Error(codes.Internal, "call without a method name")
 	}
+	if s.observe == nil {
+		_, err := s.answer(method, caller)
+		return err
+	}
+	begin := time.Now()
+	ours, err := s.answer(method, caller)
+	s.observe(Call{Method: method, Ours: ours, Took: time.Since(begin), Err: err})
+	return err
+}
+
+// answer forwards a call and does what else belongs to it; ours: that was something.
+func (s *Server) answer(method string, caller grpc.ServerStream) (ours bool, err error) {
 	if s.preparer != nil {
 		switch method {
 		case runtime.ImageService_PullImage_FullMethodName:
-			return s.pullImage(caller)
+			return true, s.pullImage(caller)
 		case runtime.ImageService_RemoveImage_FullMethodName:
-			return s.removeImage(caller)
+			return true, s.removeImage(caller)
 		}
 	}
-	return s.relay(caller, method, nil)
+	return false, s.relay(caller, method, nil)
 }

@@ -30,6 +30,7 @@ type breakers struct {
 	failures int
 	openFor  time.Duration
 	now      func() time.Time
+	formats  bool // keys are formats of registries
 
 	mu    sync.Mutex
 	state map[string]*breaker
@@ -99,6 +100,7 @@ type Breaker struct {
 	Last     reason.Code `json:"last"`     // of the latest
 	Open     bool        `json:"open"`     // it is left alone …
 	Until    time.Time   `json:"until,omitzero"`
+	Format   bool        `json:"format"` // the key names a format of a registry, not a registry
 }
 
 func (b *breakers) list() []Breaker {
@@ -106,7 +108,7 @@ func (b *breakers) list() []Breaker {
 	defer b.mu.Unlock()
 	var list []Breaker
 	for key, s := range b.state {
-		list = append(list, Breaker{key, s.failures, s.last, s.failures >= b.failures && b.now().Before(s.until), s.until})
+		list = append(list, Breaker{key, s.failures, s.last, s.failures >= b.failures && b.now().Before(s.until), s.until, b.formats})
 	}
 	slices.SortFunc(list, func(a, b Breaker) int { return strings.Compare(a.Key, b.Key) })
 	return list

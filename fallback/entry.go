@@ -48,7 +48,8 @@ type Entry struct {
 	Policy   string              `json:"policy,omitempty"`   // the block that held; "": the default
 	Signer   string              `json:"signer,omitempty"`   // who vouched for the artifact
 	Volume   string              `json:"volume,omitempty"`
-	Fetched  int64               `json:"fetched_bytes"` // while preparing
+	Fetched  int64               `json:"fetched_bytes"`      // while preparing
+	Requests int64               `json:"requests,omitempty"` // made for them
 
 	Rejected []Rejected `json:"rejected,omitempty"` // candidates not taken
 	Omitted  int        `json:"omitted,omitempty"`  // more of them, not kept
@@ -71,6 +72,8 @@ type Materialised struct {
 
 // Steps is how long each part took, zero where it was not reached.
 type Steps struct {
+	// Prepare is all that came before the pull was forwarded.
+	Prepare   Seconds `json:"prepare_seconds,omitempty"`
 	Present   Seconds `json:"present_seconds,omitempty"`
 	Negotiate Seconds `json:"negotiate_seconds,omitempty"`
 	Open      Seconds `json:"open_seconds,omitempty"`

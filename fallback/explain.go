@@ -117,13 +117,16 @@ func (e *Entry) writeRejected(text *bytes.Buffer) {
 	_ = t.Flush()
 }
 
-// text lists the steps that were reached, in their order.
-func (s Steps) text() string {
-	var parts []string
-	for _, step := range []struct {
-		name string
-		took Seconds
-	}{
+// Step is one part of a pull.
+type Step struct {
+	Name string
+	Took Seconds // 0: it was not reached
+}
+
+// List is the steps in their order. Open, mount and graft overlap, and confirm is
+// a part of forward.
+func (s Steps) List() []Step {
+	return []Step{
 		{"present", s.Present},
 		{"negotiate", s.Negotiate},
 		{"open", s.Open},
@@ -133,9 +136,15 @@ func (s Steps) text() string {
 		{"materialise", s.Materialise},
 		{"forward", s.Forward},
 		{"confirm", s.Confirm},
-	} {
-		if step.took > 0 {
-			parts = append(parts, step.name+" "+rounded(step.took.Duration()))
+	}
+}
+
+// text lists the steps that were reached.
+func (s Steps) text() string {
+	var parts []string
+	for _, step := range s.List() {
+		if step.Took > 0 {
+			parts = append(parts, step.Name+" "+rounded(step.Took.Duration()))
 		}
 	}
 	return strings.Join(parts, ", ")

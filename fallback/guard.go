@@ -73,6 +73,7 @@ type Node interface {
 type Attached struct {
 	Volume             string // its ID, which names content: also where another had attached it
 	Fetched            int64  // bytes fetched from the registry on the way
+	Requests           int64  // made for them
 	Open, Mount, Graft time.Duration
 	Release            func() // called once, after the forwarded pull
 }
@@ -90,7 +91,11 @@ type Options struct {
 	// Rules returns the policy for a repository: whose signatures count when an
 	// image stands on what another repository attached. nil: nobody's.
 	Rules func(repository string) *negotiate.Rules
-	Now   func() time.Time // nil: time.Now
+	// Settled is told of every pull once it has ended, also of those that found
+	// their image in place. It must not block, keep the entry or change it. nil:
+	// nobody is told.
+	Settled func(*Entry)
+	Now     func() time.Time // nil: time.Now
 }
 
 // Guard prepares pulls, one at a time or many at once. It implements what
@@ -117,7 +122,10 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 	if options.Rules == nil {
 		options.Rules = func(string) *negotiate.Rules { return &negotiate.Rules{} }
 	}
-	return &Guard{
+	if options.Settled == nil {
+		options.Settled = func(*Entry) {}
+	}
+	g := &Guard{
 		planner:    planner,
 		node:       node,
 		journal:    journal,
@@ -128,6 +136,8 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 		forms:      newBreakers(options.Failures, options.OpenFor, options.Now),
 		closing:    make(chan struct{}),
 	}
+	g.forms.formats = true
+	return g
 }
 
 // Prepare does what can be done before the pull is forwarded, within the
@@ -145,6 +155,7 @@ func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) 
 		p.entry.Outcome, p.entry.Reason, p.entry.Sentence = Ordinary, reason.Internal, panicked.Error()
 	}
 	p.forwarded = g.limits.Now()
+	p.entry.Steps.Prepare = seconds(p.forwarded.Sub(p.started))
 	return p.confirm, p.settle, err
 }
 

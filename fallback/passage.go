@@ -230,7 +230,7 @@ func (p *passage) attach(ctx context.Context) error {
 		return p.node.Attach(ctx, p.pull, p.plan)
 	}, func(late Attached) { release(late.Release) })
 	p.entry.Volume = attached.Volume
-	p.entry.Fetched = attached.Fetched
+	p.entry.Fetched, p.entry.Requests = attached.Fetched, attached.Requests
 	p.entry.Steps.Open = seconds(attached.Open)
 	p.entry.Steps.Mount = seconds(attached.Mount)
 	p.entry.Steps.Graft = seconds(attached.Graft)
@@ -283,6 +283,7 @@ func (p *passage) settle(pullErr error) {
 		p.renew()
 	}
 	p.tell(pullErr)
+	p.limits.Settled(&p.entry)
 	if err := p.journal.Record(p.settled()); err != nil {
 		p.log.Warn("a decision is missing from the journal", zap.String("ref", p.entry.Reference), zap.Error(err))
 	}

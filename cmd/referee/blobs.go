@@ -31,12 +31,14 @@ type registries struct {
 	plugins *credentialprovider.Plugins // nil where the kubelet has none
 }
 
-func openRegistries(config *configs.Config, log *zap.Logger) *registries {
+// openRegistries tells observe, which may be nil, of every request.
+func openRegistries(config *configs.Config, observe func(registry.Asked), log *zap.Logger) *registries {
 	r := &registries{}
 	options := registry.Options{
 		HostDirs:     config.HostDirs(),
 		DockerConfig: config.Registry.DockerConfig,
 		UserAgent:    "referee/" + version,
+		Observe:      observe,
 		Log:          log,
 	}
 	if config.Registry.CredentialProviderConfig != "" {
@@ -74,6 +76,7 @@ type blobs struct {
 	cache       *cache.Store
 	hosts       *blob.Hosts
 	giveUpAfter time.Duration
+	observe     func(p blob.Priority, took time.Duration, n int, err error)
 	log         *zap.Logger
 }
 
@@ -84,7 +87,7 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	if err := source.Renew(repository, creds); err != nil {
 		return nil, err
 	}
-	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Host: b.hosts.Of(registry.HostOf(repository)), Log: b.log})
+	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Host: b.hosts.Of(registry.HostOf(repository)), Observe: b.observe, Log: b.log})
 	cached, err := b.cache.Blob(cacheKey(repository, desc), origin)
 	switch {
 	case err == nil:
@@ -109,8 +112,9 @@ var (
 	_ volume.Renewer = uncachedBlob{}
 )
 
-func (b uncachedBlob) Fetched() int64 { return b.Stats().Bytes }
-func (uncachedBlob) Close() error     { return nil }
+func (b uncachedBlob) Fetched() int64  { return b.Stats().Bytes }
+func (b uncachedBlob) Requests() int64 { return b.Stats().Requests }
+func (uncachedBlob) Close() error      { return nil }
 
 // cachedBlob is a blob in the cache together with the way to its registry. It
 // tells which parts are read.
@@ -123,11 +127,13 @@ type cachedBlob struct {
 
 var (
 	_ volume.Meter          = (*cachedBlob)(nil)
+	_ volume.Asker          = (*cachedBlob)(nil)
 	_ volume.Renewer        = (*cachedBlob)(nil)
 	_ lazyblock.Invalidator = (*cachedBlob)(nil)
 )
 
-func (b *cachedBlob) Fetched() int64 { return b.origin.Stats().Bytes }
+func (b *cachedBlob) Fetched() int64  { return b.origin.Stats().Bytes }
+func (b *cachedBlob) Requests() int64 { return b.origin.Stats().Requests }
 
 func (b *cachedBlob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
 	b.Saw(off, int64(len(p)))

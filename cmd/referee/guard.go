@@ -42,6 +42,7 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}, d.completion, &d.gate}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,
 		Rules:            rules.Rules,
+		Settled:          d.metrics.Pull,
 		NegotiateTimeout: config.Pull.NegotiateTimeout.Duration,
 		AttachTimeout:    config.Pull.AttachTimeout.Duration,
 		NodeTimeout:      config.Pull.NodeTimeout.Duration,
@@ -128,12 +129,13 @@ func (n node) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Pl
 	}
 	release, report, err := n.host.Attach(ctx, image, credentials(pull.Auth))
 	return fallback.Attached{
-		Volume:  report.Volume,
-		Fetched: report.Fetched,
-		Open:    report.Open,
-		Mount:   report.Mount,
-		Graft:   report.Graft,
-		Release: release,
+		Volume:   report.Volume,
+		Fetched:  report.Fetched,
+		Requests: report.Requests,
+		Open:     report.Open,
+		Mount:    report.Mount,
+		Graft:    report.Graft,
+		Release:  release,
 	}, err
 }
 

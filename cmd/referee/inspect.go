@@ -65,7 +65,7 @@ func platformOf(name string) (*ocispec.Platform, error) {
 
 func inspect(cmd *cobra.Command, config *configs.Config, request negotiate.Request) (*negotiate.Inspection, error) {
 	log := zap.NewNop()
-	client := openRegistries(config, log)
+	client := openRegistries(config, nil, log)
 	defer func() { _ = client.Close() }()
 	verify, err := imageVerifier(config)
 	if err != nil {

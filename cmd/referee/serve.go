@@ -20,12 +20,14 @@ import (
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/keeper"
 	"github.com/referee-cri/referee/internal/pause"
+	"github.com/referee-cri/referee/internal/telemetry"
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/blob"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/complete"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
+	"github.com/referee-cri/referee/lazyblock/trace"
 	"github.com/referee-cri/referee/lazyblock/volume"
 	"github.com/referee-cri/referee/negotiate"
 )
@@ -90,6 +92,7 @@ func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
 	defer stopLoops()
 	loops.Go(func() { d.host.Run(loopCtx) })                  // ends with loopCtx; waited for below
 	loops.Go(func() { d.serveControl(loopCtx, config, log) }) // as well
+	loops.Go(func() { d.serveTelemetry(loopCtx, config, log) })
 	served := make(chan error, 1)
 	go func() { served <- d.cri.Serve(listener) }() // ends with Shutdown; waited for below
 	log.Info("serving", zap.String("socket", config.CRI.Socket), zap.String("backend", config.CRI.Backend), zap.String("version", version))
@@ -123,6 +126,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 
 // daemonParts is everything that runs in one daemon.
 type daemonParts struct {
+	metrics    *telemetry.Metrics
 	registry   *registries
 	containerd *grpc.ClientConn
 	backend    *grpc.ClientConn // containerd's CRI
@@ -130,6 +134,7 @@ type daemonParts struct {
 	fuseDir    string
 	driver     *attach.Chosen
 	cache      *cache.Store
+	traces     *trace.Companion
 	completion *complete.Companion
 	ready      chan struct{} // closed when host is there
 	volumes    *volume.Manager
@@ -141,7 +146,7 @@ type daemonParts struct {
 }
 
 func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d *daemonParts, err error) {
-	d = &daemonParts{ready: make(chan struct{})}
+	d = &daemonParts{ready: make(chan struct{}), metrics: telemetry.New(version)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close(ctx))
@@ -152,7 +157,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 			return d, fmt.Errorf("make directory: %w", err)
 		}
 	}
-	d.registry = openRegistries(config, log)
+	d.registry = openRegistries(config, d.metrics.Asked, log)
 	if d.containerd, err = criimage.Dial(config.ContainerdAddress()); err != nil {
 		return d, err
 	}
@@ -166,8 +171,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	attachment := attach.Options{Driver: config.Attach.Driver, Dir: config.State, Keeper: d.keeper, Log: log}
 	d.fuseDir = attachment.FUSEDir()
 	d.driver = attach.Choose(ctx, attachment)
-	traces, err := d.openTraces(config, log)
-	if err != nil {
+	if d.traces, err = d.openTraces(config, log); err != nil {
 		return d, err
 	}
 	if d.completion, err = openCompletion(config, d, log); err != nil { //nolint:contextcheck // Close ends what it begins
@@ -175,8 +179,8 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
 		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
-		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, hosts: blob.NewHosts(0), giveUpAfter: config.Reads.GiveUpAfter.Duration, log: log},
-		Companions: []volume.Companion{traces, d.completion}, Files: deviceFiles{d.cache},
+		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, hosts: blob.NewHosts(0), giveUpAfter: config.Reads.GiveUpAfter.Duration, observe: d.metrics.Fetch, log: log},
+		Companions: []volume.Companion{d.traces, d.completion}, Files: deviceFiles{d.cache}, Observer: d.metrics,
 	})
 	if err != nil {
 		return d, err
@@ -190,8 +194,11 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	if d.guard, err = newGuard(config, d, grafter, log); err != nil { //nolint:contextcheck // a driver that is found late serves everybody
 		return d, err
 	}
-	d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Log: log})
-	return d, err
+	if d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Observe: d.metrics.Call, Log: log}); err != nil {
+		return d, err
+	}
+	d.watch(config, log)
+	return d, nil
 }
 
 // recoverPulls has the guard look at pulls that a former process left before

@@ -30,6 +30,9 @@ const (
 // Path is where the daemon with that state directory listens.
 func Path(state string) string { return filepath.Join(state, "control.sock") }
 
+// DebugPath is where the daemon with that state directory serves profiles.
+func DebugPath(state string) string { return filepath.Join(state, "debug.sock") }
+
 // Serve answers on listener, which it closes, until ctx ends. Requests that are
 // being answered then are given a moment, and cancelled.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {

@@ -68,6 +68,22 @@ const (
 	Internal      Code = "internal"       // none of the above: a defect of ours
 )
 
+// Meaning is a code with what it means, for documentation.
+type Meaning struct {
+	Code  Code
+	Means string
+}
+
+// Known reports whether code is one of the above.
+func Known(code Code) bool {
+	for _, m := range Meanings() {
+		if m.Code == code {
+			return true
+		}
+	}
+	return false
+}
+
 // Error is an error with a code.
 type Error struct {
 	Code Code

@@ -53,7 +53,19 @@ type Options struct {
 	// others. Default 20s.
 	DownTime time.Duration
 
+	// Observe is told of every request to a host that has been answered or failed,
+	// redirects and challenges included, by many goroutines at once. It must not
+	// block. nil: nobody is told.
+	Observe func(Asked)
+
 	Log *zap.Logger // default: silent
+}
+
+// Asked is what became of one request.
+type Asked struct {
+	Path string        // Request.Path
+	Took time.Duration // until the header of the answer
+	Err  error         // nil: a 2xx answer
 }
 
 func (o *Options) setDefaults() {

@@ -145,6 +145,9 @@ func (r *Repository) Do(ctx context.Context, req Request) (*Response, error) {
 func (r *Repository) ask(ctx context.Context, set *hostSet, h *host, req Request) (*Response, error) {
 	start := time.Now()
 	resp, err := r.converse(ctx, set, h, req)
+	if observe := r.client.opts.Observe; observe != nil {
+		observe(Asked{Path: req.Path, Took: time.Since(start), Err: err})
+	}
 	switch {
 	case req.At != nil && req.At.url != nil:
 		// Some storage answered or not: nothing is learned about h.

@@ -25,6 +25,14 @@ var (
 // try makes one request, which must be answered within patience, and reads its
 // answer into p; see readSome.
 func (b *Blob) try(ctx context.Context, p []byte, off int64, patience time.Duration) (n int, err error) {
+	if observe := b.opts.Observe; observe != nil {
+		asked := ctx
+		defer func(begin time.Time) {
+			if !outrun(asked) {
+				observe(PriorityOf(asked), time.Since(begin), n, err)
+			}
+		}(time.Now())
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil) // ends the connection where its body was not read to the end
 

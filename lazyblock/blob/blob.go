@@ -49,6 +49,11 @@ type Options struct {
 	// lately is asked for a second time. nil: each blob is by itself.
 	Host *Host
 
+	// Observe is told of every request that was answered or failed, by many
+	// goroutines at once; n is how many bytes it brought. It must not block. nil:
+	// nobody is told.
+	Observe func(p Priority, took time.Duration, n int, err error)
+
 	Log *zap.Logger // retries, at debug level; default: silent
 }
 

@@ -48,12 +48,18 @@ func (b *Blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) 
 		return 0, end
 	}
 	b.file.guesses.touch(off)
+	counts := &b.file.store.counts
 	if b.file.readCached(p, off) {
+		counts.hits.Add(1)
+		counts.hitBytes.Add(int64(len(p)))
 		return len(p), end
 	}
+	counts.misses.Add(1)
+	lazyblock.Waits(ctx)
 	defer b.file.waits.begin()()
 	defer b.file.store.waits.begin()()
 	n, err := b.file.readMissing(ctx, p, off)
+	counts.missBytes.Add(int64(n))
 	if err != nil {
 		return n, b.errorf(off+int64(n), len(p)-n, err)
 	}

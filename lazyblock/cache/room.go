@@ -108,6 +108,8 @@ func (s *Store) evict() bool {
 	if err := s.remove(oldest); err != nil {
 		s.opts.Log.Warn("evicting a cached blob", zap.Stringer("digest", oldest.digest), zap.Error(err))
 	} else {
+		s.counts.evictions.Add(1)
+		s.counts.evictedBytes.Add(oldest.bytes)
 		s.opts.Log.Debug("evicted a cached blob", zap.Stringer("digest", oldest.digest), zap.Int64("bytes", oldest.bytes))
 	}
 	return true
@@ -122,6 +124,9 @@ func (s *Store) keep(f *file, p []byte, off int64) error {
 			s.unreserve(f.entry, int64(len(p)))
 		}
 		written()
+	}
+	if err != nil {
+		s.counts.refusedBytes.Add(int64(len(p)))
 	}
 	s.tell(f, int64(len(p)), err)
 	return err

@@ -127,6 +127,7 @@ type Store struct {
 	buffers *buffers
 	budget  *budget
 	waits   waits // of all readers for their origins
+	counts  counts
 
 	stop    chan struct{}
 	flusher sync.WaitGroup

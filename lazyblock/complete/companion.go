@@ -51,6 +51,34 @@ type Companion struct {
 
 	mu      sync.Mutex
 	volumes map[string]*mounted
+	stats   Stats // of the past
+}
+
+// Stats is what a Companion does now and has done since it was made.
+type Stats struct {
+	Incomplete   int   // mounted volumes that are not whole yet
+	Quarantined  int   // volumes whose bytes were wrong
+	Unreplaced   int   // of them, for which the image's own layers are not in place yet
+	SealedBlobs  int64 // compared with their digest, and the same
+	SealedBytes  int64
+	OtherContent int64 // blobs that had another content than their digest says
+}
+
+// Stats returns the numbers of now.
+func (c *Companion) Stats() Stats {
+	c.mu.Lock()
+	stats := c.stats
+	stats.Incomplete = len(c.volumes)
+	c.mu.Unlock()
+	stats.Quarantined, stats.Unreplaced = c.quarantine.count()
+	return stats
+}
+
+// count adds to what was done.
+func (c *Companion) count(add func(*Stats)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	add(&c.stats)
 }
 
 var _ volume.Companion = (*Companion)(nil)

@@ -100,6 +100,18 @@ func (q *quarantine) add(record Quarantine) error {
 	return nil
 }
 
+// count returns how many volumes there are, and how many are not replaced.
+func (q *quarantine) count() (all, unreplaced int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, record := range q.records {
+		if record.Replaced == nil {
+			unreplaced++
+		}
+	}
+	return len(q.records), unreplaced
+}
+
 func (q *quarantine) holds(volume string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -58,11 +58,13 @@ func (c *Companion) complete(ctx context.Context, m *mounted) error {
 		}
 		err := b.Seal(ctx, m.wanted[i].Digest, func(ctx context.Context, n int64) error { return c.pace(ctx, n/verifyFactor) })
 		if errors.Is(err, cache.ErrOtherContent) {
+			c.count(func(s *Stats) { s.OtherContent++ })
 			return c.condemn(ctx, m, i)
 		}
 		if err != nil {
 			return fmt.Errorf("complete blob %s: %w", m.wanted[i].Digest, err)
 		}
+		c.count(func(s *Stats) { s.SealedBlobs++; s.SealedBytes += b.Size() })
 		m.log.Info("blob sealed", zap.Stringer("digest", m.wanted[i].Digest), zap.Int64("bytes", b.Size()))
 	}
 	if !m.whole {

@@ -66,7 +66,33 @@ type Host struct {
 	registry  *registry.Client
 	log       *zap.Logger
 	wake      chan struct{} // capacity 1: a reason to reconcile soon
+	restored  atomic.Bool   // everything that a former process left is back
 	collect   atomic.Bool   // an image was removed since containerd last collected garbage for us
+
+	grafts, graftFailures, materialised, materialiseFailures atomic.Int64
+}
+
+// Stats is what a Host has done since it was made.
+type Stats struct {
+	Grafts, GraftFailures             int64 // images that a volume was grafted for, or could not
+	Materialised, MaterialiseFailures int64 // chains whose original layers took a volume's place, or could not
+}
+
+// Stats returns the numbers of now.
+func (h *Host) Stats() Stats {
+	return Stats{
+		Grafts: h.grafts.Load(), GraftFailures: h.graftFailures.Load(),
+		Materialised: h.materialised.Load(), MaterialiseFailures: h.materialiseFailures.Load(),
+	}
+}
+
+// count adds one to done or failed.
+func count(err error, done, failed *atomic.Int64) {
+	if err != nil {
+		failed.Add(1)
+	} else {
+		done.Add(1)
+	}
 }
 
 // New returns a Host. It does not talk to containerd yet.
@@ -210,6 +236,7 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 	if err == nil {
 		grafting := time.Now()
 		err = pull.Graft(ctx, report.Volume)
+		count(err, &h.grafts, &h.graftFailures)
 		report.Graft = time.Since(grafting)
 	}
 	if err != nil {
@@ -289,6 +316,15 @@ func (h *Host) look() {
 // mounted, binds renewed, what containerd no longer knows is released.
 func (h *Host) Restore(ctx context.Context) error { return h.reconcile(ctx) }
 
+// Restored returns an error until every volume that was in use before this process
+// is mounted again.
+func (h *Host) Restored() error {
+	if !h.restored.Load() {
+		return errors.New("volumes of a former process are not mounted again yet")
+	}
+	return nil
+}
+
 // Run reconciles whenever there may be a reason, until ctx ends.
 func (h *Host) Run(ctx context.Context) {
 	pause := firstRetry
@@ -351,6 +387,7 @@ func (h *Host) reconcile(ctx context.Context) error {
 	err = h.volumes.Restore(ctx, wanted)
 	if err == nil {
 		h.volumes.Restored()
+		h.restored.Store(true)
 	}
 	err = errors.Join(err, h.volumes.Resettle(ctx))
 	bindErr := h.grafter.Reconcile(ctx, h.volumes.Mounted)

@@ -57,6 +57,7 @@ func (h *Host) Materialise(ctx context.Context, chain digest.Digest, image Origi
 			return materialise.Directories(ctx, materialise.Unpacked(layer), layers[len(layers)-1], repository, opts)
 		})
 	}
+	count(err, &h.materialised, &h.materialiseFailures)
 	if err != nil {
 		return fmt.Errorf("materialise %s: %w", chain, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,6 +39,24 @@ type Options struct {
 type Companion struct {
 	store *Store
 	opts  Options
+
+	recordings, replays, replayFailures, replayedBytes atomic.Int64
+}
+
+// Stats is what a Companion has done since it was made.
+type Stats struct {
+	Recordings     int64 // starts that added to a trace
+	Replays        int64 // that came to their end
+	ReplayFailures int64
+	ReplayedBytes  int64 // asked for by both
+}
+
+// Stats returns the numbers of now.
+func (c *Companion) Stats() Stats {
+	return Stats{
+		Recordings: c.recordings.Load(), Replays: c.replays.Load(),
+		ReplayFailures: c.replayFailures.Load(), ReplayedBytes: c.replayedBytes.Load(),
+	}
 }
 
 var _ volume.Companion = (*Companion)(nil)
@@ -169,6 +188,7 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 		log.Warn("start-up trace not kept", zap.Error(err))
 		return
 	}
+	c.recordings.Add(1)
 	log.Debug("start-up recorded", zap.Int("ranges", len(ranges)), zap.Int64("bytes", sum(ranges)))
 }
 
@@ -204,10 +224,13 @@ func (c *Companion) replay(ctx context.Context, log *zap.Logger, spec volume.Spe
 		return // the volume went
 	}
 	outcome := &Replay{Time: begin.UTC(), Requests: made, Bytes: bytes, Seconds: time.Since(begin).Seconds()}
+	c.replayedBytes.Add(bytes)
 	if err != nil {
+		c.replayFailures.Add(1)
 		outcome.Error = err.Error()
 		log.Warn("start-up trace not replayed to its end", zap.Error(err))
 	} else {
+		c.replays.Add(1)
 		log.Debug("start-up trace replayed", zap.Int("requests", made), zap.Int64("bytes", bytes), zap.Duration("took", time.Since(begin)))
 	}
 	if err := c.store.Update(spec.Repository, spec.Artifact.Digest, func(t *Trace) { t.Replayed = outcome }); err != nil {

@@ -117,7 +117,8 @@ func (d *device) giveUp(off int64, n int) {
 
 // reading is what the devices of one volume share.
 type reading struct {
-	log *zap.Logger
+	log      *zap.Logger
+	observer Observer // nil: nobody is told
 
 	mu       sync.Mutex
 	deadline time.Time // of attaching; zero: none, or it is over
@@ -127,8 +128,8 @@ type reading struct {
 }
 
 // serve puts the devices of v, the primary one first, behind one reading.
-func serve(v *lazyblock.Volume, giveUpAfter time.Duration, log *zap.Logger) ([]*device, *reading) {
-	r := &reading{log: log}
+func serve(v *lazyblock.Volume, giveUpAfter time.Duration, observer Observer, log *zap.Logger) ([]*device, *reading) {
+	r := &reading{log: log, observer: observer}
 	primary := newDevice(v.Primary, r, giveUpAfter)
 	devices := []*device{primary}
 	v.Primary = primary
@@ -209,6 +210,23 @@ func (d *device) ReadRange(ctx context.Context, p []byte, off int64) (int, error
 		d.reading.keep(err)
 		return n, err
 	}
+	if d.reading.observer == nil {
+		return d.readForReader(ctx, p, off)
+	}
+	begin := time.Now()
+	ctx, waited := lazyblock.Watched(ctx)
+	n, err := d.readForReader(ctx, p, off)
+	switch {
+	case n == len(p) || errors.Is(err, io.EOF):
+		d.reading.observer.Read(time.Since(begin), waited(), nil)
+	case ctx.Err() == nil: // not: the volume is gone
+		d.reading.observer.Read(time.Since(begin), waited(), err)
+	}
+	return n, err
+}
+
+// readForReader reads as patiently as the range deserves.
+func (d *device) readForReader(ctx context.Context, p []byte, off int64) (int, error) {
 	known := d.gaveUp(off, len(p))
 	read := d.readPatiently
 	if known {
@@ -248,6 +266,9 @@ func (d *device) readBriefly(ctx context.Context, p []byte, off int64) (int, err
 func (d *device) readUntil(ctx context.Context, giveUp time.Time, p []byte, off int64, again func(error) bool) (int, error) {
 	for backoff := minPause; ; backoff = min(2*backoff, maxPause) {
 		n, err := d.read(ctx, p, off)
+		if d.reading.observer != nil && reason.Of(err) == reason.FormatCorrupt {
+			d.reading.observer.Corrupt()
+		}
 		left := time.Until(giveUp) - minPause
 		if n == len(p) || errors.Is(err, io.EOF) || !again(err) || left <= 0 {
 			return n, err

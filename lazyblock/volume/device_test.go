@@ -60,7 +60,7 @@ var (
 func serveDisk(d *disk) (lazyblock.Device, *reading, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.InfoLevel)
 	v := lazyblock.Volume{Primary: d}
-	_, r := serve(&v, patience, zap.New(core))
+	_, r := serve(&v, patience, nil, zap.New(core))
 	return v.Primary, r, logs
 }
 

@@ -58,7 +58,7 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 			return nil, err
 		}
 	}
-	defer func() { report.Fetched = fetched(blobs) }()
+	defer func() { report.Requests, report.Fetched = asked(blobs) }()
 	if o.volume, err = opener(ctx, form(id, spec, blobs)); err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", id, err)
 	}
@@ -66,7 +66,7 @@ func (m *Manager) mount(ctx context.Context, id string, spec Spec, creds registr
 	begin = time.Now()
 	defer func() { report.Mount = time.Since(begin) }()
 	var reading *reading
-	o.devices, reading = serve(&o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
+	o.devices, reading = serve(&o.volume, m.giveUpAfter, m.observer, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
 	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
 	if err == nil && !adopted {
 		reading.attaching(ctx)
@@ -171,14 +171,16 @@ func (o *opened) close() error {
 	return errors.Join(err, closeBlobs(o.blobs))
 }
 
-func fetched(blobs []Blob) int64 {
-	var sum int64
+func asked(blobs []Blob) (requests, bytes int64) {
 	for _, blob := range blobs {
 		if meter, ok := blob.(Meter); ok {
-			sum += meter.Fetched()
+			bytes += meter.Fetched()
+		}
+		if asker, ok := blob.(Asker); ok {
+			requests += asker.Requests()
 		}
 	}
-	return sum
+	return requests, bytes
 }
 
 func closeBlobs(blobs []Blob) error {

@@ -238,7 +238,7 @@ func (m *Manager) mountSettled(ctx context.Context, id string, spec Spec) (_ *op
 		return nil, nil
 	}
 	o := &opened{volume: *v, files: files}
-	o.devices, _ = serve(&o.volume, m.giveUpAfter, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
+	o.devices, _ = serve(&o.volume, m.giveUpAfter, m.observer, m.log.With(zap.String("volume", id), zap.String("ref", spec.Reference)))
 	// What was mounted before it settled may have readers still.
 	adopted, err := m.driver.Adopt(id, o.volume, m.path(id))
 	if err != nil {

@@ -104,6 +104,19 @@ type Blob interface {
 // Meter is what a Blob may also be: it counts the bytes it had to fetch.
 type Meter interface{ Fetched() int64 }
 
+// Asker is what a Blob may also be: it counts the requests it made.
+type Asker interface{ Requests() int64 }
+
+// Observer is told what becomes of reads of mounted volumes, by many goroutines
+// at once. It must not block.
+type Observer interface {
+	// Read ended after so long. waited: for the registry. An error is why the
+	// reader got an I/O error.
+	Read(took time.Duration, waited bool, err error)
+	// Corrupt tells that bytes came and were wrong; they are asked for again.
+	Corrupt()
+}
+
 // Renewer is what a Blob may also be: reads that begin, or are tried again, after
 // Renew ask that repository first, with these credentials.
 type Renewer interface {
@@ -115,6 +128,8 @@ type Report struct {
 	Open    time.Duration // reading the layers' indexes
 	Mount   time.Duration // mounting and probing
 	Fetched int64         // bytes from the registry
+	// Requests is how many were made for them.
+	Requests int64
 }
 
 // Blobs opens blobs and forgets them. Blobs of two registries share nothing,
@@ -157,7 +172,8 @@ type Options struct {
 	// for it was wrong, before it gets an I/O error.
 	GiveUpAfter time.Duration
 	Companions  []Companion
-	Files       Files // nil: volumes do not settle
+	Files       Files    // nil: volumes do not settle
+	Observer    Observer // nil: nobody is told
 	Log         *zap.Logger
 }
 
@@ -173,6 +189,7 @@ type Manager struct {
 	giveUpAfter time.Duration
 	companions  []Companion
 	files       Files
+	observer    Observer
 
 	mu      sync.Mutex
 	volumes map[string]*entry // those that are pinned or mounted
@@ -205,6 +222,7 @@ func NewManager(opts Options) (*Manager, error) {
 		giveUpAfter: opts.GiveUpAfter,
 		companions:  opts.Companions,
 		files:       opts.Files,
+		observer:    opts.Observer,
 	}
 	for _, dir := range []string{m.records.dir, m.mounts} {
 		// containerd's user-namespaced pods reach the mounts through their own clones:
@@ -273,6 +291,17 @@ func (m *Manager) Renew(ctx context.Context, id, repository string, creds regist
 		return nil
 	}
 	return e.opened.renew(repository, creds)
+}
+
+// Asked is what was asked of the registry for a mounted volume since it was
+// opened, zero where it is not mounted.
+func (m *Manager) Asked(id string) (requests, bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.volumes[id]; e != nil && e.opened != nil {
+		return asked(e.opened.blobs)
+	}
+	return 0, 0
 }
 
 // Mounted reports whether the volume is mounted now.
