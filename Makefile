@@ -10,8 +10,8 @@ CACHE := $(CURDIR)/.cache
 TOOLS := $(CACHE)/tools
 
 # What the end-to-end tests and the demo need from Debian.
-PACKAGES := attr containernetworking-plugins docker-registry e2fsprogs \
-  erofs-utils iproute2 linux-image-amd64 mmdebstrap qemu-system-x86 runc umoci \
+PACKAGES := attr chromium containernetworking-plugins docker-registry e2fsprogs \
+  erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 runc umoci \
   xz-utils zstd
 
 CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))

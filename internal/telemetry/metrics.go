@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/referee-cri/referee/internal/reason"
 )
 
 const namespace = "referee"
@@ -82,7 +84,26 @@ func New(version string) *Metrics {
 	m.reads = m.histograms("device_read_latency_seconds", "How long reads of lazy volumes took that the page cache could not answer; source remote: they waited for a registry.", readBuckets(), "source")
 	m.readErrors = m.counters("device_read_errors_total", "Reads of lazy volumes that ended in an I/O error for the container, by reason code.", "reason")
 	m.corrupt = m.counter("verify_failures_total", "Times that bytes of a lazy volume came and were wrong; they are never given to a reader.")
+	m.begin()
 	return m
+}
+
+// begin makes the series that alerts and rates look at: the first event of a
+// series that was not there before does not count as an increase.
+func (m *Metrics) begin() {
+	for _, code := range []reason.Code{
+		reason.RegistryUnreachable, reason.RegistryError, reason.Unauthorized, reason.NotFound, reason.NoRange,
+		reason.SizeMismatch, reason.DigestMismatch, reason.FormatCorrupt, reason.BudgetExceeded, reason.Internal,
+	} {
+		m.readErrors.WithLabelValues(string(code))
+	}
+	for _, kind := range []string{"demand", "prefetch"} {
+		m.fetched.WithLabelValues(kind)
+	}
+	for _, result := range []string{"ok", "error"} {
+		m.pulls.WithLabelValues(modeFull, "", result)
+		m.pulls.WithLabelValues(modePresent, "", result)
+	}
 }
 
 // Definitions lists the metrics that are Referee's own, by name.
