@@ -44,7 +44,7 @@ func TestObserverIsToldOfReads(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var w witness
-		d := &disk{patient: patience}
+		d := &disk{}
 		v := lazyblock.Volume{Primary: d, Extra: []lazyblock.Device{slow{d}}}
 		r := serve(&v, patience, &w, zap.NewNop())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
