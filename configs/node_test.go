@@ -3,7 +3,6 @@ package configs_test
 import (
 	"bytes"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/coreos/go-systemd/v22/unit"
-	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/referee-cri/referee/configs"
@@ -140,124 +138,40 @@ func TestScriptIsClean(t *testing.T) {
 	run(t, shellcheck, "--shell=sh", "bootstrap.sh")
 }
 
-func TestBootstrapIsIdempotentAndReversible(t *testing.T) {
+// The script only finds the binary and hands over.
+func TestBootstrapHandsOverToTheBinary(t *testing.T) {
 	t.Parallel()
-	const crictl = "# mine\nruntime-endpoint: unix:///run/containerd/containerd.sock\nimage-endpoint: unix:///run/containerd/containerd.sock\ndebug: false\n"
-	for name, before := range map[string]map[string]string{
-		"an empty tree":                   {},
-		"a node with its own crictl":      {"/etc/crictl.yaml": crictl, "/etc/kubernetes/kubelet.conf.d/10-own.conf": "kind: KubeletConfiguration\n"},
-		"an operator's own configuration": {"/etc/referee/config.toml": "version = 1\n[log]\nlevel = \"debug\"\n"},
-		"an operator's own unit":          {"/etc/systemd/system/referee.service": "[Service]\nExecStart=/opt/referee serve\n"},
-		"an empty drop-in directory":      {"/etc/kubernetes/kubelet.conf.d/": ""},
+	dir := t.TempDir()
+	program := "#!/bin/sh\necho \"$0\" \"$@\"\n"
+	for _, name := range []string{"referee", "other"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(program), 0o700); err != nil { //nolint:gosec // an executable
+			t.Fatal(err)
+		}
+	}
+	script := filepath.Join(dir, "bootstrap.sh")
+	if err := os.WriteFile(script, shipped(t, "bootstrap.sh"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	beside, other := filepath.Join(dir, "referee"), filepath.Join(dir, "other")
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"the binary beside it": {nil, beside + " install"},
+		"options":              {[]string{"--root", "/a b", "--dry-run"}, beside + " install --root /a b --dry-run"},
+		"another binary":       {[]string{other, "--no-start"}, other + " install --no-start"},
+		"away again":           {[]string{"--uninstall", "--purge"}, beside + " uninstall --purge"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			root, binary := t.TempDir(), fakeBinary(t)
-			for path, text := range before {
-				place(t, root, path, text)
-			}
-			fresh := tree(t, root)
-			out := run(t, "sh", "bootstrap.sh", "--root", root, "--prefix", "/opt/referee", binary)
-			once := tree(t, root)
-			if !strings.Contains(out, "--config-dir") {
-				t.Errorf("nothing said about the kubelet's --config-dir:\n%s", out)
-			}
-			installed(t, root, before)
-
-			run(t, "sh", "bootstrap.sh", "--root", root, "--prefix", "/opt/referee", binary)
-			if diff := cmp.Diff(once, tree(t, root)); diff != "" {
-				t.Errorf("a second run changed the node:\n%s", diff)
-			}
-
-			run(t, "sh", "bootstrap.sh", "--root", root, "--prefix", "/opt/referee", "--uninstall")
-			if diff := cmp.Diff(fresh, tree(t, root)); diff != "" {
-				t.Errorf("uninstalling left a difference (-before +after):\n%s", diff)
-			}
-			run(t, "sh", "bootstrap.sh", "--root", root, "--uninstall")
-		})
-	}
-}
-
-func TestUninstallKeepsWhatAnOperatorEdited(t *testing.T) {
-	t.Parallel()
-	root, binary := t.TempDir(), fakeBinary(t)
-	place(t, root, "/etc/crictl.yaml", "image-endpoint: unix:///old.sock\ntimeout: 2\n")
-	run(t, "sh", "bootstrap.sh", "--root", root, binary)
-	edited := "version = 1\n[log]\nlevel = \"debug\"\n"
-	place(t, root, "/etc/referee/config.toml", edited)
-	appendTo(t, filepath.Join(root, "etc/crictl.yaml"), "debug: true\n")
-	place(t, root, "/var/lib/referee/journal/kept.json", "{}")
-	run(t, "sh", "bootstrap.sh", "--root", root, "--uninstall")
-
-	got := tree(t, root)
-	want := map[string]string{
-		"etc":                     "dir",
-		"etc/crictl.yaml":         "-rw-r--r-- timeout: 2\ndebug: true\nimage-endpoint: unix:///old.sock\n",
-		"etc/referee":             "dir",
-		"etc/referee/config.toml": "-rw-r--r-- " + edited,
-		"var":                     "dir", "var/lib": "dir", "var/lib/referee": "dir", "var/lib/referee/journal": "dir",
-		"var/lib/referee/journal/kept.json": "-rw-r--r-- {}",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("left on the node (-want +got):\n%s", diff)
-	}
-}
-
-func TestBootstrapRefusesNonsense(t *testing.T) {
-	t.Parallel()
-	for name, args := range map[string][]string{
-		"an unknown option":  {"--frobnicate"},
-		"a relative root":    {"--root", "tmp"},
-		"no binary there":    {"--root", t.TempDir(), "/nonexistent/referee"},
-		"a prefix for sed":   {"--root", t.TempDir(), "--prefix", "/a|b", fakeBinary(t)},
-		"two binaries":       {"one", "two"},
-		"a missing argument": {"--prefix"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			out, err := exec.CommandContext(t.Context(), "sh", append([]string{"bootstrap.sh"}, args...)...).CombinedOutput()
-			if err == nil || !strings.HasPrefix(string(out), "bootstrap: ") {
-				t.Errorf("it ran: %v\n%s", err, out)
+			if got := strings.TrimSpace(run(t, "sh", append([]string{script}, tc.args...)...)); got != tc.want {
+				t.Errorf("it runs %q, want %q", got, tc.want)
 			}
 		})
 	}
-}
-
-// installed checks the tree as a node would use it.
-func installed(t *testing.T, root string, before map[string]string) {
-	t.Helper()
-	if _, own := before["/etc/referee/config.toml"]; !own {
-		config, err := configs.Load(filepath.Join(root, "etc/referee/config.toml"))
-		if err != nil {
-			t.Error(err)
-		} else if diff := cmp.Diff(configs.Default(), config); diff != "" {
-			t.Error(diff)
-		}
-	}
-	for path, text := range before {
-		if got := read(t, filepath.Join(root, path)); path != "/etc/crictl.yaml" && got != text {
-			t.Errorf("%s was overwritten:\n%s", path, got)
-		}
-	}
-	if _, own := before["/etc/systemd/system/referee.service"]; !own {
-		service := read(t, filepath.Join(root, "etc/systemd/system/referee.service"))
-		if !strings.Contains(service, "ExecStart=/opt/referee/bin/referee serve --config /etc/referee/config.toml\n") {
-			t.Errorf("the unit does not start the installed binary:\n%s", service)
-		}
-	}
-	if crictl := read(t, filepath.Join(root, "etc/crictl.yaml")); strings.Count(crictl, "image-endpoint: ") != 1 ||
-		!strings.Contains(crictl, "image-endpoint: unix:///run/referee/cri.sock\n") {
-		t.Errorf("crictl.yaml:\n%s", crictl)
-	}
-	for link, unit := range map[string]string{
-		"sockets.target.wants/referee.socket": "referee.socket", "multi-user.target.wants/referee.service": "referee.service",
-	} {
-		if target, err := os.Readlink(filepath.Join(root, "etc/systemd/system", link)); err != nil || target != "/etc/systemd/system/"+unit {
-			t.Errorf("%s points at %q, %v", link, target, err)
-		}
-	}
-	if _, err := os.Stat(filepath.Join(root, "etc/kubernetes/kubelet.conf.d/50-referee.conf")); err != nil {
-		t.Error(err)
+	out, err := exec.CommandContext(t.Context(), "sh", script, "/nonexistent/referee").CombinedOutput()
+	if err == nil || string(out) != "bootstrap: no executable at /nonexistent/referee\n" {
+		t.Errorf("without a binary: %v\n%s", err, out)
 	}
 }
 
@@ -291,83 +205,4 @@ func run(t *testing.T, name string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return string(out)
-}
-
-func fakeBinary(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "referee")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil { //nolint:gosec // an executable
-		t.Fatal(err)
-	}
-	return path
-}
-
-func place(t *testing.T, root, path, text string) {
-	t.Helper()
-	full := filepath.Join(root, path)
-	if strings.HasSuffix(path, "/") {
-		if err := os.MkdirAll(full, 0o755); err != nil { //nolint:gosec // as on a node
-			t.Fatal(err)
-		}
-		return
-	}
-	if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil { //nolint:gosec // as on a node
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(full, []byte(text), 0o644); err != nil { //nolint:gosec // as on a node
-		t.Fatal(err)
-	}
-}
-
-func appendTo(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(read(t, path)+text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// read returns a file's text, nothing for a directory.
-func read(t *testing.T, path string) string {
-	t.Helper()
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return ""
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-// tree describes everything below root: mode and text, or where a link points.
-func tree(t *testing.T, root string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || path == root {
-			return err
-		}
-		name, err := filepath.Rel(root, path)
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir():
-			all[name] = "dir"
-		case entry.Type() == fs.ModeSymlink:
-			target, err := os.Readlink(path)
-			all[name] = "-> " + target
-			return err
-		default:
-			info, err := entry.Info()
-			if err != nil {
-				return err
-			}
-			all[name] = info.Mode().String() + " " + read(t, path)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }

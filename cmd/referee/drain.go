@@ -103,8 +103,17 @@ func drainQuery(refs []string, timeout time.Duration) (string, error) {
 }
 
 func drain(cmd *cobra.Command, client control.Client, query, output string) error {
+	end, err := drainNode(cmd.Context(), client, query, output, cmd.OutOrStdout())
+	if err != nil {
+		return err
+	}
+	return end.err()
+}
+
+// drainNode has the daemon drain, tells w how it goes, and returns how it ended.
+func drainNode(ctx context.Context, client control.Client, query, output string, w io.Writer) (*drainEnd, error) {
 	var end *drainEnd
-	err := client.Do(cmd.Context(), http.MethodPost, "/v1/drain?"+query, func(line json.RawMessage) error {
+	err := client.Do(ctx, http.MethodPost, "/v1/drain?"+query, func(line json.RawMessage) error {
 		var event drainEvent
 		if err := json.Unmarshal(line, &event); err != nil {
 			return fmt.Errorf("the daemon's answer: %w", err)
@@ -113,16 +122,20 @@ func drain(cmd *cobra.Command, client control.Client, query, output string) erro
 			end = event.End
 		}
 		if output == "json" {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", line)
+			_, err := fmt.Fprintf(w, "%s\n", line)
 			return err
 		}
-		return event.write(cmd.OutOrStdout())
+		return event.write(w)
 	})
+	if err == nil && end == nil {
+		err = fmt.Errorf("the daemon ended before the node was drained")
+	}
+	return end, err
+}
+
+// err says why the node still needs the daemon for new containers; nil if it does not.
+func (end *drainEnd) err() error {
 	switch {
-	case err != nil:
-		return err
-	case end == nil:
-		return fmt.Errorf("the daemon ended before the node was drained")
 	case end.Error != "":
 		return fmt.Errorf("drain: %s", end.Error)
 	case len(end.Left) > 0:

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,11 +22,21 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := rootCommand().ExecuteContext(ctx)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "referee:", err)
-		os.Exit(1)
+	if err == nil {
+		return
 	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		os.Exit(int(status))
+	}
+	fmt.Fprintln(os.Stderr, "referee:", err)
+	os.Exit(1)
 }
+
+// exitStatus ends the program with that status; what there is to say was said.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -47,6 +58,8 @@ func rootCommand() *cobra.Command {
 		convertCommand(load),
 		traceCommand(load),
 		configCommand(load),
+		installCommand(),
+		uninstallCommand(),
 		keepCommand(),
 	)
 	return root

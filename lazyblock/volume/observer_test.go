@@ -46,7 +46,7 @@ func TestObserverIsToldOfReads(t *testing.T) {
 		var w witness
 		d := &disk{}
 		v := lazyblock.Volume{Primary: d, Extra: []lazyblock.Device{slow{d}}}
-		r := serve(&v, patience, &w, zap.NewNop())
+		_, r := serve(&v, patience, &w, zap.NewNop())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		r.attaching(ctx)
