@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -35,7 +36,7 @@ needs neither containerd nor the daemon.`,
 			if request.Platform, err = platformOf(platform); err != nil {
 				return err
 			}
-			inspection, err := inspect(cmd, config, request)
+			inspection, err := inspect(cmd.Context(), config, request)
 			if err != nil {
 				return err
 			}
@@ -63,7 +64,7 @@ func platformOf(name string) (*ocispec.Platform, error) {
 	return &parsed, nil
 }
 
-func inspect(cmd *cobra.Command, config *configs.Config, request negotiate.Request) (*negotiate.Inspection, error) {
+func inspect(ctx context.Context, config *configs.Config, request negotiate.Request) (*negotiate.Inspection, error) {
 	log := zap.NewNop()
 	client := openRegistries(config, nil, log)
 	defer func() { _ = client.Close() }()
@@ -76,7 +77,7 @@ func inspect(cmd *cobra.Command, config *configs.Config, request negotiate.Reque
 		DiscoveryTimeout: config.Pull.NegotiateTimeout.Duration, Log: log,
 	})
 	defer negotiator.Close()
-	return negotiator.Inspect(cmd.Context(), request)
+	return negotiator.Inspect(ctx, request)
 }
 
 // canRead tells what this version has no reader for.

@@ -58,6 +58,7 @@ func rootCommand() *cobra.Command {
 		convertCommand(load),
 		traceCommand(load),
 		configCommand(load),
+		doctorCommand(load),
 		installCommand(),
 		uninstallCommand(),
 		keepCommand(),
