@@ -1,7 +1,7 @@
 package gzindex
 
-// Builder makes an Index of what a Reader tells: its Visit takes the first place
-// where a block begins, and then each that lies more than a span behind the last.
+// Builder makes an Index of what a Reader tells: it takes the first place where a
+// block begins, and then each that lies more than a span behind the last.
 type Builder struct {
 	span  int64
 	index Index
@@ -14,11 +14,17 @@ func NewBuilder(span int64) *Builder {
 
 // Visit is for NewReader.
 func (b *Builder) Visit(at Checkpoint, window []byte) error {
+	_, err := b.Take(at, window)
+	return err
+}
+
+// Take is Visit for who wants to know whether a span begins here.
+func (b *Builder) Take(at Checkpoint, window []byte) (taken bool, err error) {
 	if n := len(b.index.Checkpoints); n > 0 && at.Out-b.index.Checkpoints[n-1].Out <= b.span {
-		return nil
+		return false, nil
 	}
 	b.index.Checkpoints = append(b.index.Checkpoints, at)
-	return b.index.Windows.Add(window)
+	return true, b.index.Windows.Add(window)
 }
 
 // Index returns the checked index of a file that was read to its end, given its

@@ -13,6 +13,7 @@
 //	Builder             an Index out of what a Reader tells
 //
 // SOCI's zinfo and overlaybd's gzip.meta spell an Index in two ways; their packages
-// parse them. This one knows neither, reads no blob and starts no goroutine. No
+// parse them, and Index.Content reads a blob through one, by package span. This one
+// knows neither format and starts no goroutine. No
 // input makes it panic, or write beyond the memory it was given.
 package gzindex
