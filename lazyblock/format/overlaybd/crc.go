@@ -6,6 +6,10 @@ import "hash/crc32"
 // CRCs start at 0 (spec section 0).
 const blockSeed = 100007
 
+// Checksum is the CRC with which overlaybd protects headers and indexes, in other
+// files than layers too.
+func Checksum(p []byte) uint32 { return rawCRC(0, p) }
+
 // rawCRC is CRC-32C without the inversions before and after: the register
 // starts at seed and comes back as it is.
 func rawCRC(seed uint32, p []byte) uint32 {

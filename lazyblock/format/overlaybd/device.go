@@ -31,23 +31,42 @@ type Device struct {
 
 var _ lazyblock.Device = (*Device)(nil)
 
-// Open opens a stack of layers, bottom first, as one device named id.
-// layers[i] is a raw registry blob; it stays the caller's, who closes it after
-// the device. All layers are opened at the same time, each in one round trip
-// if its shape is usual, and from buffers that are let go on return.
+// Layer is one layer of a stack. Both readers stay the caller's, who closes them
+// after the device.
+type Layer struct {
+	Blob lazyblock.RangeReader // as the registry has it
+	// Remote makes it a layer of TurboOCI (spec 5.2): what Blob maps to remote data
+	// are sectors of Remote, the uncompressed tar of an image's layer. nil: a native
+	// layer, which holds all of its data.
+	Remote lazyblock.RangeReader
+}
+
+// Open opens a stack of native layers, bottom first, as OpenStack does.
+func Open(ctx context.Context, blobs []lazyblock.RangeReader, id string) (*Device, error) {
+	layers := make([]Layer, len(blobs))
+	for i, blob := range blobs {
+		layers[i].Blob = blob
+	}
+	return OpenStack(ctx, layers, id)
+}
+
+// OpenStack opens a stack of layers, bottom first, as one device named id. All
+// layers are opened at the same time, each in one round trip if its shape is
+// usual, and from buffers that are let go on return. Of Remote only the size is
+// looked at.
 //
 // Bytes that break the format give reason.FormatCorrupt. Where a RangeReader
 // is also a lazyblock.Invalidator, they are first dropped and read once more.
-func Open(ctx context.Context, layers []lazyblock.RangeReader, id string) (*Device, error) {
+func OpenStack(ctx context.Context, layers []Layer, id string) (*Device, error) {
 	if len(layers) == 0 || len(layers) > maxLayers {
 		return nil, reason.Errorf(reason.FormatCorrupt, "open device %s: %d layers, want 1 to %d", id, len(layers), maxLayers)
 	}
 	limits := newOpenLimits()
 	opened := make([]*layer, len(layers))
 	g, gctx := errgroup.WithContext(ctx) // waited for below
-	for i, blob := range layers {
+	for i, source := range layers {
 		g.Go(func() (err error) {
-			opened[i], err = openLayer(gctx, i, blob, limits)
+			opened[i], err = openLayer(gctx, i, source, limits)
 			return err
 		})
 	}
@@ -157,8 +176,12 @@ func (d *Device) lookup(pieces []piece, p []byte, off int64) []piece {
 			at = start
 		}
 		stop := min(end, byteStart(s)+int64(s.sectors())*sector)
+		owner := d.layers[s.layer()]
+		if s.remote() {
+			owner = owner.remote
+		}
 		pieces = appendPiece(pieces, piece{
-			layer: d.layers[s.layer()],
+			layer: owner,
 			off:   int64(s.moffset())*sector + at - byteStart(s),
 			dst:   p[at-off : stop-off],
 		})

@@ -21,12 +21,15 @@ type layer struct {
 	size        int64                 // of the LSMT file
 	virtualSize int64                 // bytes, 0: as below
 	segments    []segment
+	remote      *layer      // TurboOCI's: as a layer without tar, ZFile and segments
+	isRemote    bool        // it is another one's remote
 	buffers     *bufferPool // shared by the stack
 }
 
 // openLayer opens one layer. Bytes that break the format are dropped from the
 // cache below, if there is one, and read once more.
-func openLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limits *openLimits) (*layer, error) {
+func openLayer(ctx context.Context, number int, source Layer, limits *openLimits) (*layer, error) {
+	blob := source.Blob
 	if blob.Size() <= 0 {
 		return nil, reason.Errorf(reason.FormatCorrupt, "open layer %d: blob of %d bytes", number, blob.Size())
 	}
@@ -37,9 +40,10 @@ func openLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limi
 	defer limits.buffers.Release(n)
 
 	ahead := &readAhead{blob: blob}
-	l, err := tryOpenLayer(ctx, ahead, limits)
+	remote := remoteLayer(number, source.Remote)
+	l, err := tryOpenLayer(ctx, ahead, remote, limits)
 	if reason.Of(err) == reason.FormatCorrupt && ahead.forget(ctx) {
-		l, err = tryOpenLayer(ctx, ahead, limits)
+		l, err = tryOpenLayer(ctx, ahead, remote, limits)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open layer %d: %w", number, err)
@@ -48,7 +52,7 @@ func openLayer(ctx context.Context, number int, blob lazyblock.RangeReader, limi
 	return l, nil
 }
 
-func tryOpenLayer(ctx context.Context, ahead *readAhead, limits *openLimits) (*layer, error) {
+func tryOpenLayer(ctx context.Context, ahead *readAhead, remote *layer, limits *openLimits) (*layer, error) {
 	err := ahead.start(ctx)
 	if err != nil {
 		return nil, err
@@ -57,7 +61,7 @@ func tryOpenLayer(ctx context.Context, ahead *readAhead, limits *openLimits) (*l
 		limits.extra.Release(ahead.charged)
 		ahead.charged = 0
 	}()
-	l := &layer{blob: ahead, buffers: limits.pool}
+	l := &layer{blob: ahead, remote: remote, buffers: limits.pool}
 	if l.payload, err = tarPayload(ctx, ahead); err != nil {
 		return nil, err
 	}

@@ -53,6 +53,10 @@ func (l *layer) readSegments(ctx context.Context, trailer *lsmtHeader, limits *o
 		return nil, err
 	}
 	length := segmentSize * int64(trailer.indexEntries)
+	within := bounds{data: trailer.indexOffset / sector}
+	if l.remote != nil {
+		within.remote, within.hasRemote = uint64(l.remote.size/sector), true
+	}
 	segs := make([]segment, 0, min(trailer.indexEntries, padSegments*16))
 	buf := make([]byte, min(length, indexPiece))
 	for off := int64(0); off < length; off += int64(len(buf)) {
@@ -61,7 +65,7 @@ func (l *layer) readSegments(ctx context.Context, trailer *lsmtHeader, limits *o
 			return nil, err
 		}
 		var err error
-		if segs, err = appendSegments(segs, buf, trailer.indexOffset/sector); err != nil {
+		if segs, err = appendSegments(segs, buf, within); err != nil {
 			return nil, reason.Wrap(reason.FormatCorrupt, err)
 		}
 	}

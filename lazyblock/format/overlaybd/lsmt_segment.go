@@ -7,7 +7,8 @@ import (
 
 // segment maps sectors of the virtual disk to sectors of an LSMT file, packed
 // as on disk (spec 4.3). In memory the tag is the number of the layer, 0 for
-// the bottom one.
+// the bottom one, and the highest bit of moffset says that the sectors are those
+// of the layer's remote data.
 type segment struct{ lo, hi uint64 }
 
 const (
@@ -18,6 +19,8 @@ const (
 	maxSegment    = 1<<14 - 1         // sectors
 	zeroedBit     = 1 << moffsetBits
 	tagShift      = 56
+	remoteBit     = 1 << (moffsetBits - 1)
+	tagRemote     = 1 // on disk, of a TurboOCI layer (spec 5.2)
 )
 
 func newSegment(offset, length, moffset uint64) segment {
@@ -27,7 +30,8 @@ func newSegment(offset, length, moffset uint64) segment {
 func (s segment) start() uint64   { return s.lo & invalidOffset }
 func (s segment) sectors() uint64 { return s.lo >> offsetBits }
 func (s segment) end() uint64     { return s.start() + s.sectors() }
-func (s segment) moffset() uint64 { return s.hi & (zeroedBit - 1) }
+func (s segment) moffset() uint64 { return s.hi & (remoteBit - 1) }
+func (s segment) remote() bool    { return s.hi&remoteBit != 0 }
 func (s segment) zeroed() bool    { return s.hi&zeroedBit != 0 }
 func (s segment) layer() int      { return int(s.hi >> tagShift) }
 func (s segment) padding() bool   { return s.start() == invalidOffset }
@@ -55,16 +59,24 @@ func (s segment) appendTo(p []byte) []byte {
 	return binary.LittleEndian.AppendUint64(p, s.hi)
 }
 
+// bounds are the sectors that segments may lie in: up to data in the LSMT file, and
+// up to remote, where the layer has remote data.
+type bounds struct {
+	data      uint64
+	remote    uint64
+	hasRemote bool
+}
+
 // appendSegments decodes raw index entries onto segs and enforces the rules of
-// a layer's index (spec 4.4): ordered, disjoint, and within the data that ends
-// at sector dataEnd.
-func appendSegments(segs []segment, raw []byte, dataEnd uint64) ([]segment, error) {
+// a layer's index (spec 4.4): ordered, disjoint, and within the data.
+func appendSegments(segs []segment, raw []byte, limits bounds) ([]segment, error) {
 	for ; len(raw) >= segmentSize; raw = raw[segmentSize:] {
 		s := decodeSegment(raw)
 		if s.padding() {
 			continue
 		}
-		if err := s.check(dataEnd); err != nil {
+		var err error
+		if s, err = s.checked(limits); err != nil {
 			return nil, err
 		}
 		if len(segs) > 0 && segs[len(segs)-1].end() > s.start() {
@@ -75,20 +87,29 @@ func appendSegments(segs []segment, raw []byte, dataEnd uint64) ([]segment, erro
 	return segs, nil
 }
 
-func (s segment) check(dataEnd uint64) error {
-	last := s.moffset()
+// checked returns s as it is in memory, or why it cannot be.
+func (s segment) checked(limits bounds) (segment, error) {
+	first, end := uint64(firstData), limits.data
+	remote := limits.hasRemote && !s.zeroed() && s.layer() == tagRemote
+	at := s.hi & (zeroedBit - 1)
+	last := at
 	if !s.zeroed() {
 		last += s.sectors()
 	}
-	switch {
-	case s.sectors() == 0:
-		return fmt.Errorf("segment at sector %d is empty", s.start())
-	case s.end() > invalidOffset: // no disk has it, and cutting it would overflow
-		return fmt.Errorf("segment at sector %d ends at %d, beyond any disk", s.start(), s.end())
-	case s.moffset() < firstData || last > dataEnd:
-		return fmt.Errorf("segment at sector %d lies at %d to %d, outside the data %d to %d",
-			s.start(), s.moffset(), last, firstData, dataEnd)
-	default:
-		return nil
+	if remote {
+		first, end = 0, limits.remote
 	}
+	switch {
+	case limits.hasRemote && s.layer() > tagRemote:
+		return s, fmt.Errorf("segment at sector %d has the tag %d", s.start(), s.layer())
+	case s.sectors() == 0:
+		return s, fmt.Errorf("segment at sector %d is empty", s.start())
+	case s.end() > invalidOffset: // no disk has it, and cutting it would overflow
+		return s, fmt.Errorf("segment at sector %d ends at %d, beyond any disk", s.start(), s.end())
+	case at < first || last > end || end >= remoteBit:
+		return s, fmt.Errorf("segment at sector %d lies at %d to %d, outside the data %d to %d", s.start(), at, last, first, end)
+	case remote:
+		s.hi |= remoteBit
+	}
+	return s, nil
 }

@@ -92,7 +92,7 @@ func (r *readings) giveBack(one *reading) {
 // plan sorts pieces by place and appends them to runs, grouped.
 func plan(runs []run, pieces []piece) []run {
 	slices.SortFunc(pieces, func(a, b piece) int {
-		return cmp.Or(cmp.Compare(a.layer.number, b.layer.number), cmp.Compare(a.off, b.off))
+		return cmp.Or(cmp.Compare(a.layer.number, b.layer.number), compareRemote(a.layer, b.layer), cmp.Compare(a.off, b.off))
 	})
 	stored := int64(0) // of the last run
 	for i := range pieces {

@@ -1,0 +1,163 @@
+package turbooci
+
+import (
+	"encoding/json"
+	"io"
+	"iter"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock"
+)
+
+// Digests of the reference data: the image, and its two TurboOCI forms.
+const (
+	imageManifest = "sha256:07dd292726603f52d87bd8ab9a856f6b98b9abef5eea6be23a1b4a4757e40063"
+	formExt4      = "sha256:1f49534bfd4354022c982e1c116ca40f44f31fb1aaafa982c3c434d3c81b661d"
+	formEROFS     = "sha256:b561b8a298c95ba981785cf6e0f9823e1072545aa036d07647c84fcaae8353f3"
+)
+
+// layoutBlobs are the layers of a manifest of the reference data.
+func layoutBlobs(t testing.TB, manifest string) []lazyblock.FormBlob {
+	t.Helper()
+	dir := filepath.Join(testdata.Dir(t, "reference"), "tiny", "blobs", "sha256")
+	read := func(d digest.Digest) []byte {
+		data, err := os.ReadFile(filepath.Join(dir, d.Encoded()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(read(digest.Digest(manifest)), &m); err != nil {
+		t.Fatal(err)
+	}
+	blobs := make([]lazyblock.FormBlob, len(m.Layers))
+	for i, d := range m.Layers {
+		blobs[i] = lazyblock.FormBlob{RangeReader: inMemory(read(d.Digest)), Descriptor: d}
+	}
+	return blobs
+}
+
+// reference is the reference image in a form.
+func reference(t testing.TB, form string) lazyblock.Form {
+	t.Helper()
+	return lazyblock.Form{ID: "test", Layers: layoutBlobs(t, imageManifest), Tables: layoutBlobs(t, form)}
+}
+
+// open opens a form whose volume is closed when the test ends.
+func open(t testing.TB, form lazyblock.Form) lazyblock.Volume {
+	t.Helper()
+	v, err := Open(t.Context(), form, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return v
+}
+
+// sparse is a disk that knows where its data is.
+type sparse interface {
+	lazyblock.Device
+	Data() iter.Seq2[int64, int64]
+}
+
+// export writes a disk to a sparse file.
+func export(t testing.TB, v lazyblock.Volume) string {
+	t.Helper()
+	disk, ok := v.Primary.(sparse)
+	if !ok {
+		t.Fatalf("a %T does not know where its data is", v.Primary)
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(disk.Size()); err != nil {
+		t.Fatal(err)
+	}
+	for off, n := range disk.Data() {
+		r := io.NewSectionReader(lazyblock.ReaderAt(t.Context(), disk), off, n)
+		if _, err := io.Copy(io.NewOffsetWriter(f, off), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f.Name()
+}
+
+// tree mounts a volume through a loop device and lists what the kernel shows.
+func tree(t testing.TB, v lazyblock.Volume) treecmp.Tree {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	options := "ro,loop"
+	if v.FSType == "ext4" {
+		options += ",noload" // the journal of no image may be replayed onto it
+	}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "mount", "-t", v.FSType, "-o", options, export(t, v), dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v: %s", err, out)
+	}
+	defer func() {
+		// The loop device goes with the mount.
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil { //nolint:noctx // must run whatever became of the test
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	}()
+	listed, err := treecmp.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listed
+}
+
+// recorded is the tree that containerd made of the reference's layers.
+func recorded(t testing.TB, name string) treecmp.Tree {
+	t.Helper()
+	want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return want
+}
+
+// What the writers of both forms do (reference README).
+var commonDiffers = []treecmp.Ignore{
+	{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "the recording overlayfs still counts a whited-out name"},
+	{Path: "/nasty/xattr/trusted", Field: treecmp.FieldXattrs, Why: "the writer keeps trusted.lab"},
+}
+
+// What the ext4 writer does.
+var ext4Differs = append([]treecmp.Ignore{
+	{Path: "/lost+found", Why: "mkfs makes it"},
+	{Path: "/nasty/owners/3000000-3000001", Field: treecmp.FieldUID, Why: "PAX owners are ignored"},
+	{Path: "/nasty/owners/3000000-3000001", Field: treecmp.FieldGID, Why: "PAX owners are ignored"},
+	{Field: treecmp.FieldNsec, Why: "times are whole seconds"},
+	{Path: "/nasty/time/year-2040", Field: treecmp.FieldMtime, Why: "times end in 2038"},
+	{Path: "/nasty/time/year-2040-nsec", Field: treecmp.FieldMtime, Why: "times end in 2038"},
+}, commonDiffers...)
+
+var longName = "/nasty/names/" + strings.Repeat("w", 255)
+
+// What the EROFS writer does.
+var erofsDiffers = append([]treecmp.Ignore{
+	{Path: "/", Field: treecmp.FieldMode, Why: "the writer makes it 0777"},
+	{Path: longName, Field: treecmp.FieldPresence, Why: "names end after 254 bytes"},
+	{Path: longName[:len(longName)-1], Field: treecmp.FieldPresence, Why: "names end after 254 bytes"},
+	{Path: "/nasty/time/tenth", Field: treecmp.FieldNsec, Why: "a short fraction is read as nanoseconds"},
+}, commonDiffers...)
