@@ -161,7 +161,7 @@ func (j *judge) completeForm(ctx context.Context, c *Candidate) error {
 		return nil
 	}
 	if completer, ok := j.n.recognisers[i].(Completer); ok {
-		return completer.Complete(ctx, c, j.original, j.fetch)
+		return completer.Complete(ctx, c, j.original, j.fetchNamed)
 	}
 	return nil
 }

@@ -248,6 +248,9 @@ func (j *judge) recognise(ctx context.Context, m *Manifest) (*Candidate, error) 
 // for the whole image, or one more than the image has: an empty file system below.
 func (j *judge) fit(ctx context.Context, c *Candidate) error {
 	have, want := len(c.Layers), len(j.img.Layers)
+	if c.stacked != 0 {
+		have = c.stacked
+	}
 	if c.Fit != "" {
 		return nil
 	}
@@ -289,10 +292,22 @@ type artifactKey struct {
 
 // fetch gets and decodes a manifest of the repository.
 func (j *judge) fetch(ctx context.Context, d ocispec.Descriptor) (*Manifest, error) {
+	return j.fetchBy(ctx, d, getManifest)
+}
+
+// fetchNamed is fetch of a manifest of which nobody may have said the size: that is 0 then.
+func (j *judge) fetchNamed(ctx context.Context, d ocispec.Descriptor) (*Manifest, error) {
+	if d.Size == 0 {
+		return j.fetchBy(ctx, d, getNamedManifest)
+	}
+	return j.fetch(ctx, d)
+}
+
+func (j *judge) fetchBy(ctx context.Context, d ocispec.Descriptor, get func(context.Context, *registry.Repository, ocispec.Descriptor, string) (*answer, error)) (*Manifest, error) {
 	key := artifactKey{j.repo.Name(), d.Digest}
 	content, known := j.n.artifacts.get(key)
-	if !known || int64(len(content)) != d.Size {
-		a, err := getManifest(ctx, j.repo, d, acceptArtifact)
+	if !known || d.Size != 0 && int64(len(content)) != d.Size {
+		a, err := get(ctx, j.repo, d, acceptArtifact)
 		if err != nil {
 			return nil, err
 		}

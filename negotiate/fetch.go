@@ -76,6 +76,20 @@ func getManifest(ctx context.Context, repo *registry.Repository, d ocispec.Descr
 	})
 }
 
+// getNamedManifest fetches a manifest of which only the digest is known, and checks it.
+func getNamedManifest(ctx context.Context, repo *registry.Repository, d ocispec.Descriptor, accept string) (*answer, error) {
+	if err := validDescriptor(d); err != nil {
+		return nil, reason.Wrap(reason.ArtifactInvalid, err)
+	}
+	a, err := get(ctx, repo, registry.Request{
+		Path: "manifests/" + d.Digest.String(), Header: http.Header{"Accept": {accept}}, Capability: registry.Pull,
+	}, maxManifestSize)
+	if err != nil {
+		return nil, err
+	}
+	return a, checkDigest(d, a.body)
+}
+
 // getConfig fetches the blob that d describes and checks it.
 func getConfig(ctx context.Context, repo *registry.Repository, d ocispec.Descriptor) ([]byte, error) {
 	a, err := getVerified(ctx, repo, d, maxConfigSize, registry.Request{
@@ -104,10 +118,14 @@ func getVerified(ctx context.Context, repo *registry.Repository, d ocispec.Descr
 	if got := int64(len(a.body)); got != d.Size {
 		return nil, reason.Errorf(reason.SizeMismatch, "%s is %d bytes, its descriptor says %d", d.Digest, got, d.Size)
 	}
-	if got := d.Digest.Algorithm().FromBytes(a.body); got != d.Digest {
-		return nil, reason.Errorf(reason.DigestMismatch, "content of %s hashes to %s", d.Digest, got)
+	return a, checkDigest(d, a.body)
+}
+
+func checkDigest(d ocispec.Descriptor, body []byte) error {
+	if got := d.Digest.Algorithm().FromBytes(body); got != d.Digest {
+		return reason.Errorf(reason.DigestMismatch, "content of %s hashes to %s", d.Digest, got)
 	}
-	return a, nil
+	return nil
 }
 
 // status returns the HTTP status that err reports, with the distribution-spec

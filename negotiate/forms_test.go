@@ -23,6 +23,7 @@ const (
 	erofsLayer     = "application/vnd.erofs.layer.v1"
 	keyTurbo       = prefix + "turbo-oci/target-digest"
 	keyFast        = prefix + "fastoci/target-digest"
+	sociPrefetch   = "application/vnd.amazon.soci.prefetch.v1+json"
 	keySOCILayer   = "com.amazon.soci.image-layer-digest"
 	keyBootstrap   = "containerd.io/snapshot/nydus-bootstrap"
 	keyNydusFS     = "containerd.io/snapshot/nydus-fs-version"
@@ -64,6 +65,18 @@ func sociV1(tables ...ocispec.Descriptor) form {
 	}}
 }
 
+// sociV2 is an index of the second version, of an image with these layers.
+func sociV2(layers ...ocispec.Descriptor) map[string]any {
+	var tables []ocispec.Descriptor
+	for _, layer := range layers {
+		tables = append(tables, ztoc(layer.Digest))
+	}
+	return map[string]any{
+		"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageManifest, "layers": tables,
+		"config": ocispec.Descriptor{MediaType: typeSOCIv2, Digest: ocispec.DescriptorEmptyJSON.Digest, Size: 2},
+	}
+}
+
 func bootstrap(annotations ...string) ocispec.Descriptor {
 	d := blob(ocispec.MediaTypeImageLayerGzip, "bootstrap", map[string]string{keyBootstrap: "true"})
 	for i := 0; i < len(annotations); i += 2 {
@@ -98,7 +111,7 @@ func TestAttachedForms(t *testing.T) {
 		}, "turbooci", "", 2, negotiate.FitLayers},
 		"overlaybd TurboOCI above a base layer": {func(img *regtest.Image) form {
 			return form{artifactType: typeTurbo, layers: 3, change: withLayers(append([]ocispec.Descriptor{layer("base", false)}, turbo(img, keyTurbo)...)...)}
-		}, "turbooci", "", 3, negotiate.FitBased},
+		}, "turbooci", "", 2, negotiate.FitBased},
 		"overlaybd TurboOCI of another image's layer": {func(img *regtest.Image) form {
 			layers := turbo(img, keyTurbo)
 			layers[1].Annotations[keyTurbo] = strange.String()
@@ -115,8 +128,11 @@ func TestAttachedForms(t *testing.T) {
 		}, "soci", "", 2, negotiate.FitLayers},
 		"SOCI index v1, a small layer has no table": {func(img *regtest.Image) form { return sociV1(ztoc(img.Manifest.Layers[1].Digest)) }, "soci", "", 2, negotiate.FitLayers},
 		"SOCI index v1 without tables":              {func(*regtest.Image) form { return sociV1() }, "", reason.ArtifactInvalid, 0, ""},
-		"SOCI index v1 of another image":            {func(*regtest.Image) form { return sociV1(ztoc(strange)) }, "", reason.LayerMismatch, 0, ""},
-		"SOCI index v1, table of nothing":           {func(*regtest.Image) form { return sociV1(ztoc("")) }, "", reason.ArtifactInvalid, 0, ""},
+		"SOCI index v1 with nothing but advice": {func(img *regtest.Image) form {
+			return sociV1(blob(sociPrefetch, "advice", map[string]string{keySOCILayer: img.Manifest.Layers[0].Digest.String()}))
+		}, "", reason.ArtifactInvalid, 0, ""},
+		"SOCI index v1 of another image":  {func(*regtest.Image) form { return sociV1(ztoc(strange)) }, "", reason.LayerMismatch, 0, ""},
+		"SOCI index v1, table of nothing": {func(*regtest.Image) form { return sociV1(ztoc("")) }, "", reason.ArtifactInvalid, 0, ""},
 		"SOCI index v2 is none that is attached": {func(img *regtest.Image) form {
 			f := sociV1(ztoc(img.Manifest.Layers[0].Digest))
 			f.artifactType, f.change = typeSOCIv2, withLayers(ztoc(img.Manifest.Layers[0].Digest))
@@ -180,6 +196,9 @@ func TestAttachedForms(t *testing.T) {
 			}
 			c := p.Chosen
 			foreign := tc.format != "soci"
+			if tables := tc.format == "turbooci" || tc.format == "soci"; tables != (len(c.Tables) > 0) {
+				t.Errorf("tables %v", c.Tables)
+			}
 			if c.Format != tc.format || c.Fit != tc.fit || len(c.Layers) != tc.layers || c.Foreign != foreign || c.Bound || c.Artifact.Digest != d.Digest {
 				t.Errorf("chosen %+v", c)
 			}

@@ -1,6 +1,7 @@
 package negotiate_test
 
 import (
+	"encoding/json"
 	"maps"
 	"strings"
 	"testing"
@@ -94,7 +95,8 @@ func TestFormsInPlace(t *testing.T) {
 		},
 		"EROFS":                    {marks(erofsLayer, nil, nil), "erofs", "", true},
 		"EROFS, one of two layers": {marks(erofsLayer, nil), "", reason.NoMatch, false},
-		"SOCI v2, by manifest":     {sociMark(digest.FromString("index").String()), "soci", "", false},
+		"SOCI v2, by manifest":     {sociMarked, "soci", "", false},
+		"SOCI v2, index is gone":   {sociMark(digest.FromString("index").String()), "", reason.NotFound, false},
 		"SOCI v2, digest is none":  {sociMark("sha256:x"), "", reason.ArtifactInvalid, false},
 		"SOCI v2, beside other forms": {func(m *ocispec.Manifest) {
 			sociMark(digest.FromString("index").String())(m)
@@ -105,12 +107,19 @@ func TestFormsInPlace(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
 			img := putImage(t, reg, "app", "", regtest.ImageSpec{})
+			if _, err := reg.PutJSON("app", "", ocispec.MediaTypeImageManifest, sociV2(img.Manifest.Layers...)); err != nil {
+				t.Fatal(err)
+			}
 			putMarked(t, reg, img, tc.change)
 			p := plan(t, newNegotiator(t, negotiate.Options{}), reg.Ref("app", "1"))
 			if p.Reason != tc.code || p.Lazy() != (tc.format != "") {
 				t.Fatalf("%s: %s, want %s", p.Reason, p.Detail, tc.code)
 			}
-			if n, _ := reg.Count(nil); n != 3 { // manifest, config, referrers
+			want := 3 // manifest, config, referrers
+			if strings.HasPrefix(name, "SOCI v2") && tc.code != reason.ArtifactInvalid && tc.format != "estargz" {
+				want++ // the SOCI index
+			}
+			if n, _ := reg.Count(nil); n != want {
 				t.Errorf("requests %q", requests(reg))
 			}
 			if tc.format == "" {
@@ -131,8 +140,23 @@ func TestFormsInPlace(t *testing.T) {
 	}
 }
 
+// sociMarked has a manifest name the SOCI index of its layers.
+func sociMarked(m *ocispec.Manifest) {
+	index, err := json.Marshal(sociV2(m.Layers...))
+	if err != nil {
+		panic(err)
+	}
+	sociMark(digest.FromBytes(index).String())(m)
+}
+
 func sociMark(index string) func(*ocispec.Manifest) {
 	return func(m *ocispec.Manifest) { m.Annotations = map[string]string{keySOCIIndex: index} }
+}
+
+// imageLayers are the layers of an image without a spec, the same in every registry.
+func imageLayers(t *testing.T) []ocispec.Descriptor {
+	t.Helper()
+	return putImage(t, regtest.New(t, regtest.Options{}), "app", "", regtest.ImageSpec{}).Manifest.Layers
 }
 
 // TestFormsInTheIndex goes through the rows of section 4 that are entries of the
@@ -141,6 +165,10 @@ func TestFormsInTheIndex(t *testing.T) {
 	t.Parallel()
 	alternative := regtest.ImageSpec{Seed: 5}
 	index := putImage(t, regtest.New(t, regtest.Options{}), "app", "", alternative).Descriptor // the same in every registry
+	sociIndex, err := regtest.New(t, regtest.Options{}).PutJSON("app", "", ocispec.MediaTypeImageManifest, sociV2(imageLayers(t)...))
+	if err != nil {
+		t.Fatal(err)
+	}
 	entry := func(artifactType string, features []string, annotations map[string]string) ocispec.Descriptor {
 		d := index
 		d.ArtifactType, d.Annotations = artifactType, annotations
@@ -148,7 +176,9 @@ func TestFormsInTheIndex(t *testing.T) {
 		return d
 	}
 	soci := func(of string) ocispec.Descriptor {
-		return entry(typeSOCIv2, nil, map[string]string{keySOCIOfImage: of})
+		d := entry(typeSOCIv2, nil, map[string]string{keySOCIOfImage: of})
+		d.Digest, d.Size = sociIndex.Digest, sociIndex.Size
+		return d
 	}
 	const self, stranger = "SELF", "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	arm := func(d ocispec.Descriptor) ocispec.Descriptor {
@@ -162,10 +192,10 @@ func TestFormsInTheIndex(t *testing.T) {
 		code   reason.Code
 		detail string
 	}{
-		"SOCI v2, both ways":                   {index.Digest.String(), soci(self), "soci", "", ""},
+		"SOCI v2, both ways":                   {sociIndex.Digest.String(), soci(self), "soci", "", ""},
 		"SOCI v2, image names nothing":         {"", soci(self), "", reason.ArtifactInvalid, "which names"},
 		"SOCI v2, image names another":         {stranger, soci(self), "", reason.ArtifactInvalid, "which names"},
-		"SOCI v2, entry names another":         {index.Digest.String(), soci(stranger), "", reason.ArtifactInvalid, "the index says is of"},
+		"SOCI v2, entry names another":         {sociIndex.Digest.String(), soci(stranger), "", reason.ArtifactInvalid, "the index says is of"},
 		"SOCI v2, entry names nothing":         {index.Digest.String(), entry(typeSOCIv2, nil, nil), "", reason.ArtifactInvalid, "the index says is of"},
 		"SOCI v2, not listed":                  {stranger, arm(soci(stranger)), "", reason.ArtifactInvalid, "does not list"},
 		"SOCI v2, of another platform's image": {"", arm(soci(stranger)), "", reason.NoReferrers, ""},
@@ -183,6 +213,9 @@ func TestFormsInTheIndex(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
 			putImage(t, reg, "app", "", alternative)
+			if _, err := reg.PutJSON("app", "", ocispec.MediaTypeImageManifest, sociV2(imageLayers(t)...)); err != nil {
+				t.Fatal(err)
+			}
 			img := putImage(t, reg, "app", "", regtest.ImageSpec{})
 			if tc.named != "" {
 				putMarked(t, reg, img, sociMark(tc.named))

@@ -68,6 +68,7 @@ type Candidate struct {
 	Signer *Signer
 	Proof  *Signature
 
+	stacked    int                  // how many layers the form has, where Layers are not its own; 0: they are
 	signable   []ocispec.Descriptor // what a signature may be of to cover the form
 	rank       int                  // by policy, lower first
 	preference int                  // by the recogniser, lower first

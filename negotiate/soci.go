@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,6 +19,13 @@ const (
 	artifactTypeSOCIv2 = "application/vnd.amazon.soci.index.v2+json"
 )
 
+// mediaTypeSOCIPrefetch is that of a list of spans of a layer that a start reads.
+const mediaTypeSOCIPrefetch = "application/vnd.amazon.soci.prefetch.v1+json"
+
+// maxWithoutTable is how many bytes of layers without a table may be read whole
+// before an image starts. Writers leave out layers below 10 MiB.
+const maxWithoutTable = 64 << 20
+
 // Annotations of SOCI.
 const (
 	annotationSOCILayer    = "com.amazon.soci.image-layer-digest"    // on a table: the layer that it is of
@@ -27,11 +35,14 @@ const (
 
 // soci recognises tables of contents over the image's own gzip layers, with
 // points from which each can be decompressed. They may be missing for small
-// layers. The first version is attached to the image; the second stands in its
-// index, image and tables naming each other.
+// layers, which are then read whole. The first version is attached to the image; the
+// second stands in its index, image and tables naming each other.
 type soci struct{}
 
-var _ InPlaceRecogniser = soci{}
+var (
+	_ InPlaceRecogniser = soci{}
+	_ Completer         = soci{}
+)
 
 func (soci) Format() string { return "soci" }
 
@@ -39,27 +50,69 @@ func (soci) ArtifactTypes() []string { return []string{artifactTypeSOCIv1} }
 
 func (soci) LegacyTypes() []string { return nil }
 
-// Recognise accepts an index of the first version. The candidate's layers are
-// the image's: its tables are read out of the artifact by whoever opens it.
+// Recognise accepts an index of the first version. The candidate's layers are the
+// image's.
 func (s soci) Recognise(_ context.Context, a Artifact) (*Candidate, error) {
 	if a.ArtifactType != artifactTypeSOCIv1 {
 		return nil, ErrNotMine
 	}
-	tables := 0
-	for i, d := range a.Files {
+	c := &Candidate{Format: s.Format(), Layers: slices.Clone(a.Image), Fit: FitLayers}
+	if err := c.takeTables(a.Files); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Complete reads the tables of an index of the second version out of its manifest.
+func (soci) Complete(ctx context.Context, c *Candidate, _ Original, fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)) error {
+	if c.ArtifactType != artifactTypeSOCIv2 {
+		return nil
+	}
+	m, err := fetch(ctx, c.Artifact)
+	if err != nil {
+		return fmt.Errorf("fetch SOCI index %s: %w", c.Artifact.Digest, err)
+	}
+	if m.ArtifactType != artifactTypeSOCIv2 {
+		return reason.Errorf(reason.ArtifactInvalid, "SOCI index %s is of type %q", c.Artifact.Digest, clip(m.ArtifactType))
+	}
+	c.Artifact.Size = m.Descriptor.Size
+	return c.takeTables(m.Files)
+}
+
+// takeTables makes files the tables of c, whose layers are the image's, and refuses
+// tables of other layers and too many layers without one.
+func (c *Candidate) takeTables(files []ocispec.Descriptor) error {
+	tabled := map[digest.Digest]bool{}
+	for i, d := range files {
 		of := digest.Digest(d.Annotations[annotationSOCILayer])
 		if err := of.Validate(); err != nil {
-			return nil, reason.Errorf(reason.ArtifactInvalid, "table %d does not say which layer it is of: %w", i, err)
+			return reason.Errorf(reason.ArtifactInvalid, "table %d does not say which layer it is of: %w", i, err)
 		}
-		if !slices.ContainsFunc(a.Image, func(layer ocispec.Descriptor) bool { return layer.Digest == of }) {
-			return nil, reason.Errorf(reason.LayerMismatch, "table %d is of layer %s, which the image does not have", i, of)
+		if !slices.ContainsFunc(c.Layers, func(layer ocispec.Descriptor) bool { return layer.Digest == of }) {
+			return reason.Errorf(reason.LayerMismatch, "table %d is of layer %s, which the image does not have", i, of)
 		}
-		tables++
+		if d.MediaType != mediaTypeSOCIPrefetch {
+			tabled[of] = true
+		}
 	}
-	if tables == 0 {
-		return nil, reason.Errorf(reason.ArtifactInvalid, "it has no tables")
+	if len(tabled) == 0 {
+		return reason.Errorf(reason.ArtifactInvalid, "it has no tables")
 	}
-	return &Candidate{Format: s.Format(), Layers: slices.Clone(a.Image), Fit: FitLayers}, nil
+	n, size := 0, int64(0)
+	for i, layer := range c.Layers {
+		if tabled[layer.Digest] {
+			continue
+		}
+		if strings.HasSuffix(layer.MediaType, "zstd") {
+			return reason.Errorf(reason.NoMatch, "layer %d is compressed with zstd, of which SOCI knows nothing", i)
+		}
+		n, size = n+1, size+layer.Size
+	}
+	if size > maxWithoutTable {
+		return reason.Errorf(reason.NoMatch, "%d of the image's %d layers have no table, and %d bytes would have to be fetched whole, more than %d", n, len(c.Layers), size, maxWithoutTable)
+	}
+	c.Tables = slices.Clone(files)
+	return nil
 }
 
 // RecogniseInPlace accepts an index of the second version where image and entry

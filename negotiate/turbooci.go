@@ -21,7 +21,8 @@ const (
 )
 
 // turboOCI recognises overlaybd's other form: each layer is a small archive of
-// file-system metadata, whose data lies in a layer of the image itself.
+// file-system metadata, whose data lies in a layer of the image itself. So the
+// candidate's layers are the image's, and the archives are its tables.
 type turboOCI struct{}
 
 var _ Recogniser = turboOCI{}
@@ -54,6 +55,8 @@ func (t turboOCI) Recognise(_ context.Context, a Artifact) (*Candidate, error) {
 	if err := c.takeLayers(a.Files, func(d ocispec.Descriptor) error { return checkTurboLayer(d, a.Image) }); err != nil {
 		return nil, reason.Wrap(reason.ArtifactInvalid, err)
 	}
+	c.stacked = len(c.Layers)
+	c.Layers, c.Tables = slices.Clone(a.Image), c.Layers
 	return c, nil
 }
 
