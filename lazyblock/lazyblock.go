@@ -15,7 +15,11 @@ package lazyblock
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+
+	"github.com/referee-cri/referee/internal/reason"
 )
 
 // RangeReader is random access to a sequence of bytes that never changes.
@@ -29,6 +33,21 @@ type RangeReader interface {
 	ReadRange(ctx context.Context, p []byte, off int64) (n int, err error)
 	// Size is the number of bytes.
 	Size() int64
+}
+
+// ReadFull fills p with the bytes of r from off. Where they end before p is full it
+// blames the format, which promised them: reason.FormatCorrupt and
+// io.ErrUnexpectedEOF.
+func ReadFull(ctx context.Context, r RangeReader, p []byte, off int64) error {
+	n, err := r.ReadRange(ctx, p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return reason.Errorf(reason.FormatCorrupt, "read %d bytes at %d: only %d there: %w", len(p), off, n, io.ErrUnexpectedEOF)
+	default:
+		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
+	}
 }
 
 // Invalidator is what a RangeReader with a cache below may also be: bytes that

@@ -69,7 +69,7 @@ func tryOpenLayer(ctx context.Context, ahead *readAhead, remote *layer, limits *
 	if l.payload.len < int64(len(magic)) {
 		return nil, reason.Errorf(reason.FormatCorrupt, "payload of %d bytes", l.payload.len)
 	}
-	if err := readFull(ctx, ahead, magic[:], l.payload.off); err != nil {
+	if err := lazyblock.ReadFull(ctx, ahead, magic[:], l.payload.off); err != nil {
 		return nil, err
 	}
 	switch {

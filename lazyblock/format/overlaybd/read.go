@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 const (
@@ -124,7 +126,7 @@ func (r *run) read(ctx context.Context, cache *blockCache) error {
 	var err error
 	switch {
 	case l.z == nil:
-		err = readFull(ctx, l.blob, r.pieces[0].dst, l.payload.off+r.pieces[0].off)
+		err = lazyblock.ReadFull(ctx, l.blob, r.pieces[0].dst, l.payload.off+r.pieces[0].off)
 	case r.fromCache(cache):
 	default:
 		err = r.readBlocks(ctx, l, cache)
@@ -158,7 +160,7 @@ func (r *run) readBlocks(ctx context.Context, l *layer, cache *blockCache) error
 	buf := l.buffers.borrow(int(at.len))
 	defer l.buffers.giveBack(buf)
 	stored := *buf
-	if err := readFull(ctx, l.blob, stored, at.off); err != nil {
+	if err := lazyblock.ReadFull(ctx, l.blob, stored, at.off); err != nil {
 		return err
 	}
 	scratch := l.buffers.borrow(int(z.blockSize))

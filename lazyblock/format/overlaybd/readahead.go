@@ -2,14 +2,11 @@ package overlaybd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
 )
 
@@ -74,7 +71,7 @@ func (r *readAhead) start(ctx context.Context) error {
 func (r *readAhead) load(ctx context.Context, s span) error {
 	p := part{s, make([]byte, s.len)}
 	r.note(s)
-	if err := readFull(ctx, r.blob, p.data, p.off); err != nil {
+	if err := lazyblock.ReadFull(ctx, r.blob, p.data, p.off); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -183,17 +180,3 @@ var (
 	_ lazyblock.RangeReader = (*readAhead)(nil)
 	_ lazyblock.Invalidator = (*readAhead)(nil)
 )
-
-// readFull reads all of p. A blob that ends early is corrupt: every range
-// asked for lies within the size it claims.
-func readFull(ctx context.Context, r lazyblock.RangeReader, p []byte, off int64) error {
-	n, err := r.ReadRange(ctx, p, off)
-	switch {
-	case n == len(p):
-		return nil
-	case err == nil || errors.Is(err, io.EOF):
-		return reason.Errorf(reason.FormatCorrupt, "read %d bytes at %d: only %d there: %w", len(p), off, n, io.ErrUnexpectedEOF)
-	default:
-		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
-	}
-}

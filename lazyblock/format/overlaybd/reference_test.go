@@ -145,7 +145,7 @@ func TestRewriteIsStocksBlob(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want := make([]byte, blob.Size())
-			if err := readFull(t.Context(), blob, want, 0); err != nil {
+			if err := lazyblock.ReadFull(t.Context(), blob, want, 0); err != nil {
 				t.Fatal(err)
 			}
 			got := rewrite(t, blob)

@@ -159,7 +159,7 @@ func checkEveryBlock(t testing.TB, d *Device) (blocks int) {
 		for i := range l.z.index.blocks() {
 			at := l.z.span(i, i)
 			stored := make([]byte, at.len)
-			if err := readFull(t.Context(), l.blob, stored, at.off); err != nil {
+			if err := lazyblock.ReadFull(t.Context(), l.blob, stored, at.off); err != nil {
 				t.Fatal(err)
 			}
 			if err := l.z.expand(dst[:l.z.length(i)], stored); err != nil {

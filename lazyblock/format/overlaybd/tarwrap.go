@@ -113,7 +113,7 @@ func readTarHeader(ctx context.Context, r lazyblock.RangeReader, off int64) (tar
 	if r.Size()-off < tarBlock {
 		return hdr, reason.Errorf(reason.FormatCorrupt, "blob ends at %d, before a header at %d", r.Size(), off)
 	}
-	if err := readFull(ctx, r, hdr[:], off); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, hdr[:], off); err != nil {
 		return hdr, fmt.Errorf("read tar header: %w", err)
 	}
 	return hdr, nil
@@ -186,7 +186,7 @@ func readPAXSize(ctx context.Context, r lazyblock.RangeReader, at span) (int64, 
 	if r.Size()-at.off < at.len {
 		return 0, reason.Errorf(reason.FormatCorrupt, "blob ends within its PAX header")
 	}
-	if err := readFull(ctx, r, body, at.off); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, body, at.off); err != nil {
 		return 0, fmt.Errorf("read PAX header: %w", err)
 	}
 	size, err := paxSize(body)

@@ -53,7 +53,7 @@ func readZFileHeader(ctx context.Context, r *readAhead, p span) (zfileHeader, er
 	if p.len < 2*zfileHeaderSize {
 		return zfileHeader{}, reason.Errorf(reason.FormatCorrupt, "ZFile of %d bytes", p.len)
 	}
-	if err := readFull(ctx, r, buf[:], p.off); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, buf[:], p.off); err != nil {
 		return zfileHeader{}, fmt.Errorf("read ZFile header: %w", err)
 	}
 	hdr, err := parseZFileHeader(buf[:])
@@ -67,7 +67,7 @@ func readZFileHeader(ctx context.Context, r *readAhead, p span) (zfileHeader, er
 		return hdr, nil
 	}
 
-	if err := readFull(ctx, r, buf[:], p.end()-zfileHeaderSize); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, buf[:], p.end()-zfileHeaderSize); err != nil {
 		return zfileHeader{}, fmt.Errorf("read ZFile trailer: %w", err)
 	}
 	trailer, err := parseZFileHeader(buf[:])
@@ -100,7 +100,7 @@ func (z *zfile) readIndex(ctx context.Context, r *readAhead, p span, hdr *zfileH
 	crc := uint32(0)
 	for off := int64(0); off < at.len; off += int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), at.len-off)]
-		if err := readFull(ctx, r, buf, at.off+off); err != nil {
+		if err := lazyblock.ReadFull(ctx, r, buf, at.off+off); err != nil {
 			return err
 		}
 		crc = rawCRC(crc, buf)
@@ -163,7 +163,7 @@ func (z *zfile) expandOrRefetch(ctx context.Context, r lazyblock.RangeReader, i 
 	if cache, ok := r.(lazyblock.Invalidator); ok {
 		at := z.span(i, i)
 		_ = cache.Invalidate(ctx, at.off, at.len) // what counts is that they are read anew now
-		if err := readFull(ctx, r, stored, at.off); err != nil {
+		if err := lazyblock.ReadFull(ctx, r, stored, at.off); err != nil {
 			return fmt.Errorf("fetch ZFile block %d again: %w", i, err)
 		}
 		err = z.expand(dst, stored)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 
@@ -128,7 +127,7 @@ func (r *Reader) fetch(ctx context.Context, mine []*decoded, raw []rawPiece) err
 	var group errgroup.Group // waited for below; what one cannot have is no reason to leave the others
 	group.SetLimit(parallelRuns)
 	for _, piece := range raw {
-		group.Go(func() error { return readFull(ctx, r.blob, piece.dst, piece.off) })
+		group.Go(func() error { return lazyblock.ReadFull(ctx, r.blob, piece.dst, piece.off) })
 	}
 	for len(mine) > 0 {
 		n := r.runLength(mine)
@@ -163,7 +162,7 @@ func (r *Reader) fetchRun(ctx context.Context, run []*decoded) error {
 	}
 	buf := r.memory.buffers.borrow(end - start)
 	defer r.memory.buffers.giveBack(buf)
-	if err := readFull(ctx, r.blob, *buf, start); err != nil {
+	if err := lazyblock.ReadFull(ctx, r.blob, *buf, start); err != nil {
 		for _, d := range run {
 			r.memory.finish(d, nil, err)
 		}
@@ -208,7 +207,7 @@ func (r *Reader) decodeOrRefetch(ctx context.Context, i int, dst, src []byte) er
 		_ = cache.Invalidate(ctx, s.Off, s.Stored) // what counts is that they are read anew now
 		fresh := r.memory.buffers.borrow(s.Stored)
 		defer r.memory.buffers.giveBack(fresh)
-		if err := readFull(ctx, r.blob, *fresh, s.Off); err != nil {
+		if err := lazyblock.ReadFull(ctx, r.blob, *fresh, s.Off); err != nil {
 			return fmt.Errorf("fetch span %d again: %w", i, err)
 		}
 		err = r.decode(i, dst, *fresh)
@@ -217,15 +216,4 @@ func (r *Reader) decodeOrRefetch(ctx context.Context, i int, dst, src []byte) er
 		return reason.Errorf(reason.FormatCorrupt, "decode span %d, %d bytes at %d: %w", i, s.Stored, s.Off, err)
 	}
 	return nil
-}
-
-func readFull(ctx context.Context, blob lazyblock.RangeReader, dst []byte, off int64) error {
-	n, err := blob.ReadRange(ctx, dst, off)
-	if n == len(dst) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("read %d bytes at %d: %w", len(dst), off, err)
 }

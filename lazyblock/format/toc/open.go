@@ -141,6 +141,15 @@ func encode(ctx context.Context, tree *erofs.Tree, start uint64, id string) (met
 	return m, nil
 }
 
+// Close closes the contents of layers that were not given to Open.
+func Close(layers []Layer) error {
+	contents := make([]Content, len(layers))
+	for i, layer := range layers {
+		contents[i] = layer.Content
+	}
+	return closeAll(contents)
+}
+
 func closeAll(contents []Content) error {
 	var errs []error
 	for _, content := range contents {

@@ -2,12 +2,12 @@ package toc
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 const (
@@ -64,30 +64,22 @@ func runLength(pieces []piece) int {
 // readRun reads pieces of one layer with one read of its content.
 func (d *device) readRun(ctx context.Context, run []piece) error {
 	first, last := &run[0], &run[len(run)-1]
-	content := d.contents[first.layer]
+	dst := first.dst
+	if len(run) > 1 {
+		buf := d.buffers.borrow(int(last.end() - first.at))
+		defer d.buffers.giveBack(buf)
+		dst = *buf
+	}
+	if err := lazyblock.ReadFull(ctx, d.contents[first.layer], dst, first.at); err != nil {
+		return fmt.Errorf("layer %d: %w", first.layer, err)
+	}
 	if len(run) == 1 {
-		return readFull(ctx, content, first.dst, first)
-	}
-	buf := d.buffers.borrow(int(last.end() - first.at))
-	defer d.buffers.giveBack(buf)
-	if err := readFull(ctx, content, *buf, first); err != nil {
-		return err
-	}
-	for i := range run {
-		copy(run[i].dst, (*buf)[run[i].at-first.at:])
-	}
-	return nil
-}
-
-func readFull(ctx context.Context, content Content, dst []byte, from *piece) error {
-	n, err := content.ReadRange(ctx, dst, from.at)
-	if n == len(dst) {
 		return nil
 	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	for i := range run {
+		copy(run[i].dst, dst[run[i].at-first.at:])
 	}
-	return fmt.Errorf("layer %d: read %d bytes at %d: %w", from.layer, len(dst), from.at, err)
+	return nil
 }
 
 // bufferPool recycles the memory of merged reads.
