@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/blob"
 	"github.com/referee-cri/referee/lazyblock/cache"
-	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 	"github.com/referee-cri/referee/lazyblock/trace"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
@@ -233,36 +231,4 @@ func (s *repositorySource) Do(ctx context.Context, req registry.Request) (*regis
 		}
 	}
 	return nil, first
-}
-
-// formats are the formats whose layers can be opened here.
-func formats() map[string]volume.Opener {
-	return map[string]volume.Opener{"overlaybd": openOverlaybd}
-}
-
-func openOverlaybd(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
-	accelerated := make(chan *overlaybd.Acceleration, 1)
-	go func() { accelerated <- acceleration(ctx, form.Tables) }() // beside the layers; ends with ctx at the latest
-	device, err := overlaybd.Open(ctx, lazyblock.Readers(form.Layers), form.ID)
-	starts := <-accelerated
-	if err != nil {
-		return lazyblock.Volume{}, err
-	}
-	fsType, err := lazyblock.FSType(ctx, device)
-	if err != nil {
-		_ = device.Close()
-		return lazyblock.Volume{}, fmt.Errorf("overlaybd device: %w", err)
-	}
-	return lazyblock.Volume{FSType: fsType, Primary: device, Hints: device.Hints(starts.Records), Paths: starts.Paths}, nil
-}
-
-// acceleration reads what an overlaybd form says of its starts. It is advice: what
-// cannot be read says nothing.
-func acceleration(ctx context.Context, tables []lazyblock.FormBlob) *overlaybd.Acceleration {
-	for _, table := range tables {
-		if starts, err := overlaybd.ReadAcceleration(ctx, table); err == nil {
-			return starts
-		}
-	}
-	return &overlaybd.Acceleration{}
 }

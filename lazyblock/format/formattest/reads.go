@@ -24,7 +24,7 @@ func devices(v lazyblock.Volume) []lazyblock.Device {
 // dump is a device read from its start to its end, up to the first error. Runs of
 // zeros at the ends of sparse disks are left out.
 func dump(ctx context.Context, d lazyblock.Device) ([]byte, error) {
-	const most = 256 << 20 // the disk of overlaybd has 64 GiB, with the data in front
+	const most = 64 << 20 // the disk of overlaybd has 64 GiB, with the data in front
 	data := make([]byte, min(d.Size(), most))
 	for at := 0; at < len(data); at += readSize {
 		part := data[at:min(at+readSize, len(data))]
