@@ -79,7 +79,7 @@ func newPatient(load func() (*configs.Config, error)) (node *doctor.Node, end fu
 		node.Problems = check(load, nil).Findings
 	}
 	node.Config = config
-	registries := openRegistries(config, log)
+	registries := openRegistries(config, nil, log)
 	node.Registry, node.Keeper = registries.Client, keeperOf(config)
 	node.Inspect = func(ctx context.Context, ref string) (*negotiate.Inspection, error) {
 		return inspect(ctx, config, negotiate.Request{Reference: ref})
