@@ -124,7 +124,7 @@ func TestOrasKnowsNoEndpointsOfItsPast(t *testing.T) {
 			t.Parallel()
 			p, oras := place{host: regtest.New(t, regtest.Options{Features: &tc.features}).Host()}, newOras(t)
 			p.putImage(t, "app", 2)
-			made, err := conversion.Run(t.Context(), conversion.Options{Source: p.ref("app", "1"), LegacyORAS: true, TempDir: t.TempDir()})
+			made, err := conversion.Run(t.Context(), conversion.Options{Source: p.ref("app", "1"), To: conversion.Overlaybd{LegacyORAS: true}, TempDir: t.TempDir()})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,43 +1,35 @@
-// Package conversion is what `referee convert` does: for every wanted platform
-// of an image, convert its layers and attach the result to it as a referrer.
+// Package conversion is what `referee convert` does: for every wanted platform of
+// an image, make a form of it and either attach that to the image as a referrer or
+// push it as an image under a reference of its own, as the format allows.
 //
-// It owns the order of things (resolve, choose platforms, convert, push, index)
-// and the temporary files. How layers are written is package convert's, how a
-// form is published package publish's.
+// It owns the order of things (resolve, choose platforms, convert, push, unite,
+// sign) and the temporary files. A [Target] is one format; how its layers are
+// written is for the packages below lazyblock/convert, how a form is published for
+// package publish.
 package conversion
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
-	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
-	"oras.land/oras-go/v2/registry/remote/retry"
 
-	"github.com/referee-cri/referee/lazyblock/convert"
-	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
+	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/negotiate/publish"
 )
 
 // Options of Run. Source is required.
 type Options struct {
 	Source      string   // "host/repository:tag", or "oci:FOLDER:TAG" for an OCI image layout
+	To          Target   // nil: Overlaybd{}
 	Destination string   // repository to attach to; "" where Source is a registry's
+	Reference   string   // of the new image, where To makes one: a tag in Destination, or "host/repository:tag"
 	Platforms   []string // "linux/arm64"; empty: every Linux platform of the image
-	LegacyORAS  bool     // publish as an ORAS artifact manifest
-	Algorithm   overlaybd.Algorithm
-	BlockSize   int
-	PlainHTTP   bool // also for hosts other than this machine
+	PlainHTTP   bool     // also for hosts other than this machine
 	UserAgent   string
 	TempDir     string // "" is the system's
 
@@ -45,24 +37,38 @@ type Options struct {
 	// nothing is signed.
 	Sign func(ctx context.Context, repo *remote.Repository, subject ocispec.Descriptor) (ocispec.Descriptor, error)
 
-	Converting func(platform string, p convert.Progress) // may be nil
-	Pushing    func(publish.Event)                       // may be nil
+	Converting func(platform string, p source.Progress) // may be nil
+	Pushing    func(publish.Event)                      // may be nil
+	Remark     func(string)                             // what a person should know; may be nil
 }
 
 // Attached is one published form.
 type Attached struct {
 	Platform string
-	Subject  ocispec.Descriptor
-	Artifact ocispec.Descriptor
+	Format   string
+	Subject  ocispec.Descriptor // the image that it is a form of
+	Artifact ocispec.Descriptor // the form's manifest
 	Layers   []ocispec.Descriptor
+	// Reference is that of the new image which the form is, "" where it is attached
+	// to its subject.
+	Reference string `json:",omitempty"`
+	// Keeps says what a new image has in common with its subject.
+	Keeps string `json:",omitempty"`
 	// Signature is the manifest of the artifact's signature, nil without one.
 	Signature *ocispec.Descriptor
 }
 
-// Run converts and publishes, and returns what was attached. Nothing is
-// attached to a platform whose conversion failed; those before it stay.
+// Run converts and publishes, and returns what was made. Nothing is published for a
+// platform whose conversion failed; what those before it got stays, without a tag
+// where it is a new image.
 func Run(ctx context.Context, opts Options) ([]Attached, error) {
-	source, tag, err := openSource(ctx, opts)
+	if opts.To == nil {
+		opts.To = Overlaybd{}
+	}
+	if opts.Remark == nil {
+		opts.Remark = func(string) {}
+	}
+	origin, tag, err := openSource(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -70,228 +76,100 @@ func Run(ctx context.Context, opts Options) ([]Attached, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := source.Resolve(ctx, tag)
+	root, err := origin.Resolve(ctx, tag)
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", opts.Source, err)
 	}
-	images, err := imagesOf(ctx, source, root, opts.Platforms)
+	images, left, err := imagesOf(ctx, origin, root, opts.Platforms)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", opts.Source, err)
 	}
-	var attached []Attached
-	for _, image := range images {
-		one, err := attach(ctx, source, destination, image, opts)
-		if err != nil {
-			return attached, fmt.Errorf("convert %s for %s: %w", opts.Source, platformName(image), err)
+	r := &run{Options: opts, origin: origin, destination: destination, root: root}
+	if opts.To.Keeps() != "" {
+		for _, d := range left {
+			opts.Remark(fmt.Sprintf("left out of the new image: %s (%s)", platformName(d), d.Digest))
 		}
-		attached = append(attached, one)
 	}
-	if isIndex(root.MediaType) {
-		err = attachIndex(ctx, destination, root, images, attached, opts)
+	for _, image := range images {
+		if err := r.convert(ctx, image); err != nil {
+			return r.attached, fmt.Errorf("convert %s for %s: %w", opts.Source, platformName(image), err)
+		}
 	}
-	return attached, err
+	return r.attached, r.finish(ctx)
 }
 
-// attach converts one platform's image and pushes its form.
-func attach(ctx context.Context, source content.Fetcher, destination *remote.Repository, image ocispec.Descriptor, opts Options) (one Attached, err error) {
-	work, err := os.MkdirTemp(opts.TempDir, "referee-convert-*")
+// run is one call of Run at work.
+type run struct {
+	Options
+
+	origin      content.Fetcher
+	destination *remote.Repository
+	root        ocispec.Descriptor // what Source names
+	made        []Made
+	attached    []Attached
+}
+
+// convert makes and pushes the form of one platform's image.
+func (r *run) convert(ctx context.Context, d ocispec.Descriptor) (err error) {
+	dir, err := os.MkdirTemp(r.TempDir, "referee-convert-*")
 	if err != nil {
-		return one, fmt.Errorf("make work directory: %w", err)
+		return fmt.Errorf("make work directory: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	name := platformName(image)
-	result, err := convert.Image(ctx, source, image, convert.Options{
-		WorkDir: work, Algorithm: opts.Algorithm, BlockSize: opts.BlockSize,
-		Progress: func(p convert.Progress) {
-			if opts.Converting != nil {
-				opts.Converting(name, p)
-			}
-		},
-	})
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	image, err := source.Read(ctx, r.origin, d)
 	if err != nil {
-		return one, err
+		return err
 	}
-	form := publish.Form{Source: plain(image), Config: result.Config, ConfigMediaType: result.ConfigType}
-	for _, layer := range result.Layers {
-		form.Layers = append(form.Layers, publish.File{Descriptor: layer.Descriptor, Path: layer.Path})
-		one.Layers = append(one.Layers, layer.Descriptor)
+	form, err := r.To.Make(ctx, image, r.work(dir, platformName(d)))
+	if err != nil {
+		return err
 	}
-	one.Platform, one.Subject = name, form.Source
-	if one.Artifact, err = publish.Push(ctx, destination, form, pushOptions(opts)); err != nil {
-		return one, err
+	one := Attached{Platform: platformName(d), Format: r.To.Name(), Subject: plain(d), Layers: form.Layers(), Keeps: r.To.Keeps()}
+	if one.Artifact, err = form.Push(ctx, r.destination, r.pushOptions()); err != nil {
+		return err
 	}
-	one.Signature, err = sign(ctx, destination, one.Artifact, opts)
-	return one, err
+	if one.Signature, err = r.sign(ctx, one.Artifact); err != nil {
+		return err
+	}
+	r.made = append(r.made, Made{Image: image, Form: form, Artifact: one.Artifact})
+	if one.Keeps != "" {
+		one.Reference = r.destination.Reference.String()
+	}
+	r.attached = append(r.attached, one)
+	return nil
+}
+
+func (r *run) work(dir, platform string) Work {
+	return Work{Dir: dir, Remark: func(text string) { r.Remark(platform + ": " + text) }, Progress: func(p source.Progress) {
+		if r.Converting != nil {
+			r.Converting(platform, p)
+		}
+	}}
+}
+
+// finish pushes what holds the forms of several platforms together.
+func (r *run) finish(ctx context.Context) error {
+	whole, err := r.To.Unite(ctx, r.destination, r.root, r.made, r.pushOptions())
+	if err != nil || whole == nil {
+		return err
+	}
+	if len(r.made) == 1 && whole.Digest == r.made[0].Artifact.Digest {
+		return nil // signed already
+	}
+	_, err = r.sign(ctx, *whole)
+	return err
 }
 
 // sign signs what was pushed, if anything is to be signed.
-func sign(ctx context.Context, destination *remote.Repository, artifact ocispec.Descriptor, opts Options) (*ocispec.Descriptor, error) {
-	if opts.Sign == nil {
+func (r *run) sign(ctx context.Context, artifact ocispec.Descriptor) (*ocispec.Descriptor, error) {
+	if r.Sign == nil {
 		return nil, nil
 	}
-	signature, err := opts.Sign(ctx, destination, plain(artifact))
+	signature, err := r.Sign(ctx, r.destination, plain(artifact))
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", artifact.Digest, err)
 	}
 	return &signature, nil
 }
 
-func attachIndex(ctx context.Context, destination *remote.Repository, root ocispec.Descriptor, images []ocispec.Descriptor, attached []Attached, opts Options) error {
-	if opts.LegacyORAS {
-		return nil // an ORAS artifact has blobs only: there is no such index
-	}
-	entries := make([]publish.Entry, len(images))
-	for i := range images {
-		entries[i] = publish.Entry{Source: images[i], Converted: attached[i].Artifact}
-	}
-	index, err := publish.PushIndex(ctx, destination, root, entries, pushOptions(opts))
-	if err == nil {
-		_, err = sign(ctx, destination, index, opts)
-	}
-	return err
-}
-
-func pushOptions(opts Options) publish.Options {
-	return publish.Options{LegacyORAS: opts.LegacyORAS, Progress: opts.Pushing}
-}
-
-// imagesOf returns the manifests to convert: the root itself, or the Linux
-// entries of an index, also of nested ones, that match wanted.
-func imagesOf(ctx context.Context, source content.Fetcher, root ocispec.Descriptor, wanted []string) ([]ocispec.Descriptor, error) {
-	if !isIndex(root.MediaType) {
-		return []ocispec.Descriptor{root}, nil
-	}
-	matcher, err := matcherOf(wanted)
-	if err != nil {
-		return nil, err
-	}
-	images, err := walk(ctx, source, root, matcher, 0)
-	if err == nil && len(images) == 0 {
-		err = fmt.Errorf("index %s has no Linux image that matches %v", root.Digest, wanted)
-	}
-	return images, err
-}
-
-// maxNesting bounds indexes within indexes.
-const maxNesting = 4
-
-func walk(ctx context.Context, source content.Fetcher, index ocispec.Descriptor, wanted platforms.Matcher, depth int) ([]ocispec.Descriptor, error) {
-	if depth == maxNesting {
-		return nil, fmt.Errorf("indexes nested more than %d deep", maxNesting)
-	}
-	data, err := content.FetchAll(ctx, source, index)
-	if err != nil {
-		return nil, err
-	}
-	var parsed ocispec.Index
-	if err := json.Unmarshal(data, &parsed); err != nil {
-		return nil, fmt.Errorf("index %s: %w", index.Digest, err)
-	}
-	var images []ocispec.Descriptor
-	for _, entry := range parsed.Manifests {
-		switch {
-		case isIndex(entry.MediaType):
-			nested, err := walk(ctx, source, entry, wanted, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			images = append(images, nested...)
-		case entry.Platform != nil && entry.Platform.OS == "linux" && wanted.Match(*entry.Platform):
-			images = append(images, entry)
-		}
-	}
-	return images, nil
-}
-
-func matcherOf(wanted []string) (platforms.Matcher, error) {
-	if len(wanted) == 0 {
-		return platforms.All, nil
-	}
-	parsed, err := platforms.ParseAll(wanted)
-	if err != nil {
-		return nil, fmt.Errorf("platform: %w", err)
-	}
-	return platforms.Any(parsed...), nil
-}
-
-// openSource returns what Source names and the tag or digest in it.
-func openSource(ctx context.Context, opts Options) (oras.ReadOnlyTarget, string, error) {
-	if layout, isLayout := strings.CutPrefix(opts.Source, "oci:"); isLayout {
-		folder, tag, found := cutLast(layout, ":")
-		if !found {
-			folder, tag = layout, "latest"
-		}
-		store, err := oci.NewFromFS(ctx, os.DirFS(folder))
-		if err != nil {
-			return nil, "", fmt.Errorf("open OCI layout %s: %w", folder, err)
-		}
-		return store, tag, nil
-	}
-	repo, err := OpenRepository(opts.Source, opts)
-	if err != nil {
-		return nil, "", err
-	}
-	if repo.Reference.Reference == "" {
-		repo.Reference.Reference = "latest"
-	}
-	return repo, repo.Reference.Reference, nil
-}
-
-func openDestination(opts Options) (*remote.Repository, error) {
-	switch {
-	case opts.Destination != "":
-		return OpenRepository(opts.Destination, opts)
-	case strings.HasPrefix(opts.Source, "oci:"):
-		return nil, errors.New("an OCI layout needs a repository to attach to: give --repository")
-	default:
-		return OpenRepository(opts.Source, opts)
-	}
-}
-
-// OpenRepository returns a repository to read or write: of opts PlainHTTP and
-// UserAgent count. It authenticates like docker: with its configuration file and
-// credential helpers.
-func OpenRepository(reference string, opts Options) (*remote.Repository, error) {
-	repo, err := remote.NewRepository(reference)
-	if err != nil {
-		return nil, fmt.Errorf("reference %q: %w", reference, err)
-	}
-	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("read docker credentials: %w", err)
-	}
-	client := &auth.Client{Client: retry.DefaultClient, Cache: auth.NewCache(), Credential: credentials.Credential(store)}
-	client.SetUserAgent(opts.UserAgent)
-	repo.Client = client
-	repo.PlainHTTP = opts.PlainHTTP || isThisMachine(repo.Reference.Host())
-	return repo, nil
-}
-
-// isThisMachine follows containerd: such hosts speak plain HTTP by default.
-func isThisMachine(host string) bool {
-	name, _, _ := cutLast(host, ":")
-	return name == "localhost" || strings.HasPrefix(name, "127.") || host == "localhost"
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
-}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
-}
-
-func platformName(image ocispec.Descriptor) string {
-	if image.Platform == nil {
-		return "its platform"
-	}
-	return platforms.Format(*image.Platform)
-}
-
-// plain is the descriptor as a subject names it: type, digest and size only.
-func plain(d ocispec.Descriptor) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
-}
+func (r *run) pushOptions() publish.Options { return publish.Options{Progress: r.Pushing} }

@@ -60,7 +60,7 @@ func TestRunConvertsEveryLinuxPlatform(t *testing.T) {
 				t.Fatal(err)
 			}
 			ref := reg.Ref("hello", tc.tag)
-			attached, err := conversion.Run(t.Context(), conversion.Options{Source: ref, Platforms: tc.platforms, LegacyORAS: tc.legacy, TempDir: t.TempDir()})
+			attached, err := conversion.Run(t.Context(), conversion.Options{Source: ref, Platforms: tc.platforms, To: conversion.Overlaybd{LegacyORAS: tc.legacy}, TempDir: t.TempDir()})
 			if err != nil {
 				t.Fatal(err)
 			}

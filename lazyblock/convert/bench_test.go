@@ -28,7 +28,7 @@ func BenchmarkConvert(b *testing.B) {
 			store, desc := testImage{tars: [][]byte{tarball}, pack: []func([]byte) []byte{pack}}.store(b)
 			b.SetBytes(int64(len(tarball)))
 			for b.Loop() {
-				if _, err := Image(b.Context(), store, desc, Options{WorkDir: b.TempDir()}); err != nil {
+				if _, err := imageFrom(b.Context(), store, desc, Options{WorkDir: b.TempDir()}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -7,8 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
 
+	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
@@ -16,7 +16,7 @@ import (
 // Annotations of an overlaybd layer's descriptor, which containerd hands to
 // snapshotters as labels.
 const (
-	annotationBlobDigest = "containerd.io/snapshot/overlaybd/blob-digest"
+	annotationBlobDigest = source.AnnotationOverlaybd
 	annotationBlobSize   = "containerd.io/snapshot/overlaybd/blob-size"
 	annotationVersion    = "containerd.io/snapshot/overlaybd/version"
 
@@ -33,20 +33,12 @@ const (
 
 // Options say how to convert. WorkDir is required.
 type Options struct {
-	WorkDir   string              // an existing directory; the layers' files are made here
-	Algorithm overlaybd.Algorithm // of the blocks' compression; zero means the layer writer's default
-	BlockSize int                 // bytes compressed as one; zero means the layer writer's default
-	Limits    erofs.Limits        // of the memory that the merged tree takes
-	MaxSize   int64               // bytes of the largest disk, and of an uncompressed layer; 0 means 1 TiB
-	Progress  func(Progress)      // called from the goroutine that called Image; may be nil
-}
-
-// Progress says how far a conversion is.
-type Progress struct {
-	Layer, Layers int   // the layer at work, from 0, and how many there are
-	Read, Size    int64 // bytes of the source blob read, and to read
-	Written       int64 // bytes of the disk written to the layer so far, before compression
-	BlobSize      int64 // bytes of the converted blob once the layer is done, else 0
+	WorkDir   string                // an existing directory; the layers' files are made here
+	Algorithm overlaybd.Algorithm   // of the blocks' compression; zero means the layer writer's default
+	BlockSize int                   // bytes compressed as one; zero means the layer writer's default
+	Limits    erofs.Limits          // of the memory that the merged tree takes
+	MaxSize   int64                 // bytes of the largest disk, and of an uncompressed layer; 0 means 1 TiB
+	Progress  func(source.Progress) // called from the goroutine that called Image; may be nil
 }
 
 // Result is a converted image. The caller owns the files.
@@ -64,36 +56,34 @@ type Layer struct {
 	ChainID    digest.Digest      // of the source's layers up to this one
 }
 
-// Image converts one platform's image: it reads manifest, config and layers
-// from src, checks all of them against their digests and the layers' plain bytes
-// against the config's diff IDs, and writes one overlaybd layer each.
+// Image converts one platform's image: it reads the layers, checks them against
+// their digests and the plain bytes against the config's diff IDs, and writes one
+// overlaybd layer each.
 //
 // Errors that blame the image wrap [erofs.ErrInvalid] or carry a reason code.
 // After an error no files are left.
-func Image(ctx context.Context, src content.Fetcher, manifest ocispec.Descriptor, opts Options) (*Result, error) {
-	image, err := readSource(ctx, src, manifest)
-	if err != nil {
-		return nil, err
-	}
+func Image(ctx context.Context, image *source.Image, opts Options) (*Result, error) {
 	if opts.MaxSize == 0 {
 		opts.MaxSize = defaultMaxSize
 	}
-	c := &converter{src: src, image: image, opts: opts, disk: newDisk(opts.Limits), size: virtualSize}
-	result := &Result{Source: manifest, ConfigType: ocispec.MediaTypeImageConfig}
-	digests := make([]digest.Digest, 0, len(image.diffIDs))
-	for i := range image.manifest.Layers {
+	c := &converter{image: image, opts: opts, disk: newDisk(opts.Limits), size: virtualSize}
+	result := &Result{Source: image.Descriptor, ConfigType: ocispec.MediaTypeImageConfig}
+	digests := make([]digest.Digest, 0, len(image.DiffIDs))
+	for i := range image.Manifest.Layers {
 		layer, err := c.layer(ctx, i)
 		if err != nil {
 			result.remove()
-			return nil, fmt.Errorf("convert layer %d of %d, %s: %w", i+1, len(image.diffIDs), image.manifest.Layers[i].Digest, err)
+			return nil, fmt.Errorf("convert layer %d of %d, %s: %w", i+1, len(image.DiffIDs), image.Manifest.Layers[i].Digest, err)
 		}
 		result.Layers = append(result.Layers, layer)
 		digests = append(digests, layer.Descriptor.Digest)
 	}
-	if result.Config, err = convertedConfig(image.config, digests); err != nil {
+	config, err := image.ConfigWith(digests)
+	if err != nil {
 		result.remove()
 		return nil, err
 	}
+	result.Config = config
 	return result, nil
 }
 

@@ -25,6 +25,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
@@ -116,10 +117,11 @@ func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 	}
 	store, desc := testImage{
 		tars:     tars,
-		manifest: dockerManifest,
+		manifest: "application/vnd.docker.distribution.manifest.v2+json",
 		types: []string{
-			dockerLayerGzip, dockerLayer, ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageLayer,
-			ocispec.MediaTypeImageLayerGzip, nonDistributableGz,
+			"application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar",
+			ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip,
+			"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
 		},
 		pack: []func([]byte) []byte{
 			gzipped, plain, zstded, gzipped, // the fourth is not what its media type says
@@ -127,7 +129,7 @@ func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 			func(b []byte) []byte { return append([]byte("\x50\x2a\x4d\x18\x03\x00\x00\x00abc"), zstded(b)...) },
 		},
 	}.store(t)
-	result, err := Image(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
+	result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,8 +148,8 @@ func TestResultDescribesFilesAndConfig(t *testing.T) {
 	store, desc := testImage{tars: tars, config: map[string]any{
 		"config": map[string]any{"Env": []string{"A=<&>"}}, "history": []any{map[string]any{"created_by": "x"}}, "vendor.field": 7,
 	}}.store(t)
-	var last Progress
-	result, err := Image(t.Context(), store, desc, Options{WorkDir: t.TempDir(), Algorithm: overlaybd.Zstd, BlockSize: 16384, Progress: func(p Progress) { last = p }})
+	var last source.Progress
+	result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir(), Algorithm: overlaybd.Zstd, BlockSize: 16384, Progress: func(p source.Progress) { last = p }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +200,7 @@ func TestSameImageSameBytes(t *testing.T) {
 	var want []digest.Digest
 	for _, procs := range []int{1, 2, 5} {
 		old := runtime.GOMAXPROCS(procs)
-		result, err := Image(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
+		result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 		runtime.GOMAXPROCS(old)
 		if err != nil {
 			t.Fatal(err)
@@ -217,7 +219,7 @@ func TestImagesShareConvertedBaseLayers(t *testing.T) {
 	base := [][]byte{makeTar(t, file("a", "1"), dir("d")), makeTar(t, file("d/b", "2"), file(".wh.a", ""))}
 	convert := func(top []byte, pack func([]byte) []byte) []digest.Digest {
 		store, desc := testImage{tars: append(slices.Clone(base), top), pack: []func([]byte) []byte{pack, pack, pack}}.store(t)
-		result, err := Image(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
+		result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,14 +251,14 @@ func TestWrongImagesAreRefused(t *testing.T) {
 		"layer claimed to be empty":  {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Size = 0 }}, Options{}, reason.DigestMismatch, nil},
 		"converted already":          {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Annotations = map[string]string{annotationBlobDigest: "x"} }}, Options{}, reason.ArtifactInvalid, nil},
 		"too many layers":            {testImage{tars: slices.Repeat([][]byte{good}, 256)}, Options{}, reason.ArtifactInvalid, nil},
-		"huge config":                {testImage{tars: [][]byte{good}, config: map[string]any{"x": strings.Repeat("x", maxDocument)}}, Options{}, reason.ArtifactInvalid, nil},
+		"huge config":                {testImage{tars: [][]byte{good}, config: map[string]any{"x": strings.Repeat("x", 8<<20)}}, Options{}, reason.ArtifactInvalid, nil},
 		"config without rootfs":      {testImage{tars: [][]byte{good}, config: map[string]any{"rootfs": nil}}, Options{}, reason.LayerMismatch, nil},
 		"no tar at all":              {testImage{tars: [][]byte{bytes.Repeat([]byte("nonsense"), 300)}}, Options{}, reason.ArtifactInvalid, tar.ErrHeader},
 		"half a tar":                 {testImage{tars: [][]byte{good[:515]}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
 		"half a gzip":                {testImage{tars: [][]byte{good}, pack: []func([]byte) []byte{func(b []byte) []byte { return gzipped(b)[:100] }}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
 		"garbage behind gzip":        {testImage{tars: [][]byte{good}, pack: []func([]byte) []byte{func(b []byte) []byte { return append(gzipped(b), "garbage behind it"...) }}}, Options{}, reason.ArtifactInvalid, gzip.ErrHeader},
 		"half a zstd":                {testImage{tars: [][]byte{good}, pack: []func([]byte) []byte{func(b []byte) []byte { return zstded(b)[:40] }}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
-		"bomb":                       {testImage{tars: [][]byte{append(slices.Clone(good), make([]byte, 4<<20)...)}}, Options{MaxSize: 1 << 20}, reason.ArtifactInvalid, erofs.ErrInvalid},
+		"bomb":                       {testImage{tars: [][]byte{append(slices.Clone(good), make([]byte, 4<<20)...)}}, Options{MaxSize: 1 << 20}, reason.ArtifactInvalid, source.ErrTooLarge},
 		"too many entries":           {testImage{tars: [][]byte{good, good, good}}, Options{Limits: erofs.Limits{Entries: 2}}, reason.ArtifactInvalid, erofs.ErrInvalid},
 		"content behind the disk":    {testImage{tars: [][]byte{sparseTar(t, 80<<30)}}, Options{MaxSize: 64 << 30}, reason.ArtifactInvalid, erofs.ErrDiskFull},
 		"layer smaller than claimed": {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Size++ }}, Options{}, reason.RegistryError, io.ErrUnexpectedEOF},
@@ -274,7 +276,7 @@ func TestWrongImagesAreRefused(t *testing.T) {
 			}
 			work := t.TempDir()
 			tc.opts.WorkDir = work
-			result, err := Image(t.Context(), src, desc, tc.opts)
+			result, err := imageFrom(t.Context(), src, desc, tc.opts)
 			if err == nil {
 				t.Fatalf("converted to %+v", result)
 			}
@@ -353,14 +355,14 @@ func TestDiskGrowsOnlyWhenALayerNeedsIt(t *testing.T) {
 	t.Parallel()
 	tars := [][]byte{makeTar(t, file("a", strings.Repeat("a", 30_000))), makeTar(t, file("b", strings.Repeat("b", 90_000))), makeTar(t, file("c", "c"))}
 	store, desc := testImage{tars: tars}.store(t)
-	image, err := readSource(t.Context(), store, desc)
+	image, err := source.Read(t.Context(), store, desc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The second layer's data fits 32 blocks together with the first's, its
 	// metadata does not: the disk must not take the layer twice.
 	for _, size := range []int64{10 << blockBits, 32 << blockBits, 33 << blockBits, 34 << blockBits} {
-		c := &converter{src: store, image: image, opts: Options{WorkDir: t.TempDir(), MaxSize: 1 << 20}, disk: newDisk(erofs.Limits{}), size: size}
+		c := &converter{image: image, opts: Options{WorkDir: t.TempDir(), MaxSize: 1 << 20}, disk: newDisk(erofs.Limits{}), size: size}
 		var layers []Layer
 		for i := range tars {
 			layer, err := c.layer(t.Context(), i)
@@ -393,7 +395,7 @@ func TestCancelEndsAConversion(t *testing.T) {
 		cancel() // nothing will ever come
 		return in, nil
 	})
-	if _, err := Image(ctx, stuck, desc, Options{WorkDir: work}); !errors.Is(err, context.Canceled) {
+	if _, err := imageFrom(ctx, stuck, desc, Options{WorkDir: work}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if left, err := os.ReadDir(work); err != nil || len(left) > 0 {

@@ -13,17 +13,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
 
 // converter is one image at work.
 type converter struct {
-	src   content.Fetcher
-	image *source
+	image *source.Image
 	opts  Options
 	disk  *disk
 	size  int64 // virtual size of the disk; grows, never shrinks
@@ -35,7 +34,7 @@ func (c *converter) layer(ctx context.Context, i int) (Layer, error) {
 	for {
 		desc, err := c.attempt(ctx, i, path)
 		if err == nil {
-			return Layer{Descriptor: desc, Path: path, ChainID: c.image.chainIDs[i]}, nil
+			return Layer{Descriptor: desc, Path: path, ChainID: c.image.ChainIDs[i]}, nil
 		}
 		if !errors.Is(err, erofs.ErrDiskFull) {
 			return Layer{}, err
@@ -65,7 +64,7 @@ func (c *converter) attempt(ctx context.Context, i int, path string) (_ ocispec.
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("start layer file: %w", err)
 	}
-	progress := &progress{w: w, call: c.opts.Progress, now: Progress{Layer: i, Layers: len(c.image.diffIDs), Size: c.image.manifest.Layers[i].Size}}
+	progress := &progress{w: w, call: c.opts.Progress, now: source.Progress{Layer: i, Layers: len(c.image.DiffIDs), Size: c.image.Manifest.Layers[i].Size}}
 	if err := c.copy(ctx, i, progress); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -83,29 +82,24 @@ func (c *converter) attempt(ctx context.Context, i int, path string) (_ ocispec.
 func (c *converter) layerOptions(i int) overlaybd.LayerOptions {
 	opts := overlaybd.LayerOptions{
 		VirtualSize: c.size,
-		UUID:        overlaybd.UUIDFromChainID(c.image.chainIDs[i].String()),
+		UUID:        overlaybd.UUIDFromChainID(c.image.ChainIDs[i].String()),
 		Algorithm:   c.opts.Algorithm,
 		BlockSize:   c.opts.BlockSize,
 	}
 	if i > 0 {
-		opts.ParentUUID = overlaybd.UUIDFromChainID(c.image.chainIDs[i-1].String())
+		opts.ParentUUID = overlaybd.UUIDFromChainID(c.image.ChainIDs[i-1].String())
 	}
 	return opts
 }
 
 // copy fetches layer i and adds it to the disk.
 func (c *converter) copy(ctx context.Context, i int, w *progress) error {
-	ctx, cancel := context.WithCancel(ctx)
-	desc := c.image.manifest.Layers[i]
-	blob, err := c.src.Fetch(ctx, desc)
+	tarball, err := c.image.Open(ctx, i, c.opts.MaxSize, &w.read)
 	if err != nil {
-		cancel()
-		return fmt.Errorf("fetch: %w", err)
+		return err
 	}
-	tarball := newTarball(blob, desc, c.image.diffIDs[i], c.opts.MaxSize, &w.read)
 	defer tarball.Close()
-	defer cancel() // first, so that a blocked fetch ends
-	return c.disk.addLayer(ctx, tarball, tarball.verify, w, c.size, erofsUUID(c.image.chainIDs[i]))
+	return c.disk.addLayer(ctx, tarball, tarball.Verify, w, c.size, erofsUUID(c.image.ChainIDs[i]))
 }
 
 // erofsUUID is the first half of the chain ID, as overlaybd's UUIDs are.
@@ -148,8 +142,8 @@ func describe(ctx context.Context, f *os.File, size int64) (ocispec.Descriptor, 
 // progress tells the caller about every write on its way to w.
 type progress struct {
 	w    io.WriterAt
-	call func(Progress)
-	now  Progress
+	call func(source.Progress)
+	now  source.Progress
 	read atomic.Int64 // counted by the goroutine that reads the blob
 }
 

@@ -44,7 +44,7 @@ var countsWhiteout = treecmp.Ignore{Path: "/wh/link-a", Field: treecmp.FieldNlin
 func TestEveryPrefixIsTheRecordedTree(t *testing.T) {
 	t.Parallel()
 	store, desc := reference(t, "tiny")
-	result, err := Image(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
+	result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestEveryPrefixIsTheRecordedTree(t *testing.T) {
 func TestHardLinkMayNameALowerLayersFile(t *testing.T) {
 	t.Parallel()
 	store, desc := reference(t, "tiny-lower-link")
-	result, err := Image(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
+	result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,10 +11,13 @@ import (
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+	"oras.land/oras-go/v2/content"
 
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
@@ -136,6 +139,15 @@ func makeTar(t testing.TB, entries ...entry) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// imageFrom reads and converts an image.
+func imageFrom(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, opts Options) (*Result, error) {
+	image, err := source.Read(ctx, fetcher, desc)
+	if err != nil {
+		return nil, err
+	}
+	return Image(ctx, image, opts)
 }
 
 // trustAll is for layers that nobody claimed a digest for.

@@ -1,12 +1,10 @@
 package publish
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -21,11 +19,7 @@ import (
 // descriptor of the pushed manifest, whose schema version and media type Attach
 // fills in; equal arguments give equal bytes, and what exists is not sent again.
 func Attach(ctx context.Context, repo *remote.Repository, manifest ocispec.Manifest, blobs ...[]byte) (ocispec.Descriptor, error) {
-	a, err := attachment(manifest)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("build manifest: %w", err)
-	}
-	p := newPusher(repo, Options{})
+	var needed []Blob
 	for _, d := range append([]ocispec.Descriptor{manifest.Config}, manifest.Layers...) {
 		i := slices.IndexFunc(blobs, func(b []byte) bool {
 			return int64(len(b)) == d.Size && digest.FromBytes(b) == d.Digest
@@ -33,10 +27,20 @@ func Attach(ctx context.Context, repo *remote.Repository, manifest ocispec.Manif
 		if i < 0 {
 			return ocispec.Descriptor{}, fmt.Errorf("push blob %s: its content is not given", d.Digest)
 		}
-		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(blobs[i])), nil }
-		if err := p.pushBlob(ctx, d, open); err != nil {
-			return ocispec.Descriptor{}, fmt.Errorf("push blob %s: %w", d.Digest, err)
-		}
+		needed = append(needed, BytesBlob(d, blobs[i]))
+	}
+	return PushArtifact(ctx, repo, manifest, needed, Options{})
+}
+
+// PushArtifact is Attach for blobs of any size: blobs are those that manifest needs.
+func PushArtifact(ctx context.Context, repo *remote.Repository, manifest ocispec.Manifest, blobs []Blob, opts Options) (ocispec.Descriptor, error) {
+	a, err := attachment(manifest)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("build manifest: %w", err)
+	}
+	p := newPusher(repo, opts)
+	if err := p.pushBlobs(ctx, blobs); err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	if err := p.attach(ctx, a); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("attach %s to %s: %w", a.descriptor.Digest, a.subject.Digest, err)

@@ -106,14 +106,14 @@ func layerDescriptor(d ocispec.Descriptor, legacy bool) ocispec.Descriptor {
 
 // indexOf builds the index that is attached to a source index: each entry keeps
 // all that the source says of it, but for what the content is.
-func indexOf(source ocispec.Descriptor, entries []Entry, opts Options) (*artifact, error) {
+func indexOf(source ocispec.Descriptor, artifactType string, entries []Entry, opts Options) (*artifact, error) {
 	if len(entries) == 0 {
 		return nil, errors.New("there are no entries")
 	}
 	if opts.LegacyORAS {
 		return nil, errors.New("the ORAS form has no indexes")
 	}
-	a := &artifact{subject: plain(source), artifactType: ArtifactTypeNative}
+	a := &artifact{subject: plain(source), artifactType: artifactType}
 	a.date(ocispec.AnnotationCreated, opts.Created)
 	index := ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,

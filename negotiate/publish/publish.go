@@ -1,17 +1,14 @@
 package publish
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/registry/remote"
 )
 
@@ -67,7 +64,7 @@ func Push(ctx context.Context, repo *remote.Repository, form Form, opts Options)
 		return ocispec.Descriptor{}, fmt.Errorf("build manifest for %s: %w", form.Source.Digest, err)
 	}
 	p := newPusher(repo, opts)
-	if err := p.pushBlobs(ctx, form); err != nil {
+	if err := p.pushBlobs(ctx, form.blobs()); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	if err := p.attach(ctx, artifact); err != nil {
@@ -84,9 +81,9 @@ type Entry struct {
 
 // PushIndex attaches to a source index the index of the forms of its images, so
 // that readers who ask about the index find all of them. The forms themselves
-// have been pushed before.
-func PushIndex(ctx context.Context, repo *remote.Repository, source ocispec.Descriptor, entries []Entry, opts Options) (ocispec.Descriptor, error) {
-	artifact, err := indexOf(source, entries, opts)
+// have been pushed before, and are of artifactType.
+func PushIndex(ctx context.Context, repo *remote.Repository, source ocispec.Descriptor, artifactType string, entries []Entry, opts Options) (ocispec.Descriptor, error) {
+	artifact, err := indexOf(source, artifactType, entries, opts)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build index for %s: %w", source.Digest, err)
 	}
@@ -115,42 +112,9 @@ func newPusher(repo *remote.Repository, opts Options) *pusher {
 	return &pusher{repo: own, report: serial(opts.Progress)}
 }
 
-func (p *pusher) pushBlobs(ctx context.Context, form Form) error {
-	files := form.files()
-	g, ctx := errgroup.WithContext(ctx) // waited for below
-	g.SetLimit(parallelBlobs)
-	for _, file := range files {
-		g.Go(func() error {
-			if err := p.pushFile(ctx, file); err != nil {
-				return fmt.Errorf("push blob %s: %w", file.Digest, err)
-			}
-			return nil
-		})
-	}
-	g.Go(func() error {
-		config := form.config()
-		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(form.Config)), nil }
-		if err := p.pushBlob(ctx, config, open); err != nil {
-			return fmt.Errorf("push config %s: %w", config.Digest, err)
-		}
-		return nil
-	})
-	return g.Wait()
-}
-
-func (p *pusher) pushFile(ctx context.Context, file File) error {
-	info, err := os.Stat(file.Path)
-	if err != nil {
-		return err
-	}
-	if info.Size() != file.Size {
-		return fmt.Errorf("file %s is %d bytes, its descriptor says %d", file.Path, info.Size(), file.Size)
-	}
-	return p.pushBlob(ctx, file.Descriptor, func() (io.ReadCloser, error) { return os.Open(file.Path) })
-}
-
 // pushBlob sends a blob that the registry does not have.
-func (p *pusher) pushBlob(ctx context.Context, d ocispec.Descriptor, open func() (io.ReadCloser, error)) error {
+func (p *pusher) pushBlob(ctx context.Context, blob Blob) error {
+	d := blob.Descriptor
 	exists, err := p.repo.Blobs().Exists(ctx, d)
 	if err != nil {
 		return fmt.Errorf("ask for it: %w", err)
@@ -159,7 +123,7 @@ func (p *pusher) pushBlob(ctx context.Context, d ocispec.Descriptor, open func()
 		p.report(Event{Descriptor: d, Done: true, Existed: true})
 		return nil
 	}
-	content, err := open()
+	content, err := blob.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -194,19 +158,14 @@ func (f Form) config() ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(f.Config), Size: int64(len(f.Config))}
 }
 
-// files are the blobs to push, each digest once.
-func (f Form) files() []File {
-	all := f.Layers
+// blobs are what the form's manifest needs.
+func (f Form) blobs() []Blob {
+	blobs := []Blob{BytesBlob(f.config(), f.Config)}
+	for _, file := range f.Layers {
+		blobs = append(blobs, FileBlob(file.Descriptor, file.Path))
+	}
 	if f.Prefetch != nil {
-		all = append(all[:len(all):len(all)], *f.Prefetch)
+		blobs = append(blobs, FileBlob(f.Prefetch.Descriptor, f.Prefetch.Path))
 	}
-	var files []File
-	seen := map[digest.Digest]bool{}
-	for _, file := range all {
-		if !seen[file.Digest] {
-			seen[file.Digest] = true
-			files = append(files, file)
-		}
-	}
-	return files
+	return blobs
 }

@@ -236,7 +236,7 @@ func TestPushIndexAttachesEveryPlatform(t *testing.T) {
 		}
 		entries = append(entries, publish.Entry{Source: img.Descriptor, Converted: d})
 	}
-	if _, err := publish.PushIndex(t.Context(), repo, index, entries, publish.Options{}); err != nil {
+	if _, err := publish.PushIndex(t.Context(), repo, index, publish.ArtifactTypeNative, entries, publish.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if p := plan(t, reg.Ref("app", "multi"), negotiate.LegacyOff); !p.Lazy() || p.Chosen.Subject != images[1].Descriptor.Digest {

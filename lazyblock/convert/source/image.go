@@ -1,4 +1,4 @@
-package convert
+package source
 
 import (
 	"context"
@@ -13,6 +13,10 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 )
+
+// AnnotationOverlaybd marks a layer that is an overlaybd layer already; its value is
+// the digest of the layer's blob (accelerated-container-image).
+const AnnotationOverlaybd = "containerd.io/snapshot/overlaybd/blob-digest"
 
 // Media types that the OCI module does not name, or no longer likes to.
 const (
@@ -32,71 +36,84 @@ const (
 	maxLayers   = 255     // of a stack that every overlaybd reader can open
 )
 
-// source is an image as it is found.
-type source struct {
-	manifest ocispec.Manifest
-	config   []byte
-	diffIDs  []digest.Digest
-	chainIDs []digest.Digest
+// Image is one platform's image as it is found.
+type Image struct {
+	Descriptor ocispec.Descriptor // of the manifest
+	Manifest   ocispec.Manifest
+	Config     []byte
+	DiffIDs    []digest.Digest // as many as the manifest has layers, bottom first
+	ChainIDs   []digest.Digest
+
+	fetcher content.Fetcher
 }
 
-func readSource(ctx context.Context, src content.Fetcher, desc ocispec.Descriptor) (*source, error) {
+// Read fetches manifest and config of an image and checks them against their
+// digests and each other. Errors that blame the image carry a reason code.
+func Read(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (*Image, error) {
 	if desc.MediaType != ocispec.MediaTypeImageManifest && desc.MediaType != dockerManifest {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "%s is not an image manifest but %q", desc.Digest, desc.MediaType)
 	}
-	var s source
-	raw, err := fetchDocument(ctx, src, desc)
+	s := &Image{Descriptor: desc, fetcher: fetcher}
+	raw, err := fetchDocument(ctx, fetcher, desc)
 	if err != nil {
 		return nil, fmt.Errorf("fetch manifest %s: %w", desc.Digest, err)
 	}
-	if err := json.Unmarshal(raw, &s.manifest); err != nil {
+	if err := json.Unmarshal(raw, &s.Manifest); err != nil {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "parse manifest %s: %w", desc.Digest, err)
 	}
-	if s.config, err = fetchDocument(ctx, src, s.manifest.Config); err != nil {
-		return nil, fmt.Errorf("fetch config %s: %w", s.manifest.Config.Digest, err)
+	if s.Config, err = fetchDocument(ctx, fetcher, s.Manifest.Config); err != nil {
+		return nil, fmt.Errorf("fetch config %s: %w", s.Manifest.Config.Digest, err)
 	}
 	var config ocispec.Image
-	if err := json.Unmarshal(s.config, &config); err != nil {
-		return nil, reason.Errorf(reason.ArtifactInvalid, "parse config %s: %w", s.manifest.Config.Digest, err)
+	if err := json.Unmarshal(s.Config, &config); err != nil {
+		return nil, reason.Errorf(reason.ArtifactInvalid, "parse config %s: %w", s.Manifest.Config.Digest, err)
 	}
-	s.diffIDs = config.RootFS.DiffIDs
+	s.DiffIDs = config.RootFS.DiffIDs
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	s.chainIDs = identity.ChainIDs(slices.Clone(s.diffIDs))
-	return &s, nil
+	s.ChainIDs = identity.ChainIDs(slices.Clone(s.DiffIDs))
+	return s, nil
 }
 
 // fetchDocument fetches content that is kept in memory and checks its digest.
-func fetchDocument(ctx context.Context, src content.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
+func fetchDocument(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
 	if desc.Size > maxDocument {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "%d bytes, more than %d", desc.Size, maxDocument)
 	}
-	return content.FetchAll(ctx, src, desc)
+	return content.FetchAll(ctx, fetcher, desc)
 }
 
-func (s *source) check() error {
-	layers := s.manifest.Layers
+func (s *Image) check() error {
+	layers := s.Manifest.Layers
 	switch {
 	case len(layers) == 0:
 		return reason.Errorf(reason.ArtifactInvalid, "image has no layers")
 	case len(layers) > maxLayers:
 		return reason.Errorf(reason.ArtifactInvalid, "image has %d layers, more than %d", len(layers), maxLayers)
-	case len(layers) != len(s.diffIDs):
-		return reason.Errorf(reason.LayerMismatch, "manifest has %d layers, config %d diff IDs", len(layers), len(s.diffIDs))
+	case len(layers) != len(s.DiffIDs):
+		return reason.Errorf(reason.LayerMismatch, "manifest has %d layers, config %d diff IDs", len(layers), len(s.DiffIDs))
 	}
 	for i, layer := range layers {
-		if err := s.diffIDs[i].Validate(); err != nil {
+		if err := s.DiffIDs[i].Validate(); err != nil {
 			return reason.Errorf(reason.ArtifactInvalid, "diff ID of layer %d: %w", i, err)
 		}
 		if !isLayer(layer.MediaType) {
 			return reason.Errorf(reason.ArtifactInvalid, "layer %d: unknown media type %q", i, layer.MediaType)
 		}
-		if _, ok := layer.Annotations[annotationBlobDigest]; ok {
+		if _, ok := layer.Annotations[AnnotationOverlaybd]; ok {
 			return reason.Errorf(reason.ArtifactInvalid, "layer %d is an overlaybd layer already", i)
 		}
 	}
 	return nil
+}
+
+// Size is the sum of the layers' sizes as they are stored, in bytes.
+func (s *Image) Size() (size int64) {
+	for _, layer := range s.Manifest.Layers {
+		size += layer.Size
+	}
+	return size
 }
 
 func isLayer(mediaType string) bool {

@@ -1,4 +1,4 @@
-package convert
+package source
 
 import (
 	"bytes"
@@ -8,12 +8,12 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// convertedConfig is the source image's config with other layers: all fields,
+// ConfigWith is the image's config with the diff IDs of other layers: all fields,
 // known here or not, are kept. Keys come out sorted, so equal input gives equal
 // bytes.
-func convertedConfig(source []byte, layers []digest.Digest) ([]byte, error) {
+func (s *Image) ConfigWith(layers []digest.Digest) ([]byte, error) {
 	var config, rootfs map[string]json.RawMessage
-	if err := json.Unmarshal(source, &config); err != nil {
+	if err := json.Unmarshal(s.Config, &config); err != nil {
 		return nil, fmt.Errorf("parse config: %w", err)
 	}
 	if err := json.Unmarshal(config["rootfs"], &rootfs); err != nil {

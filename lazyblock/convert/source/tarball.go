@@ -1,6 +1,7 @@
-package convert
+package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +13,12 @@ import (
 
 	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/lazyblock/erofs"
 )
 
-// tarball is a layer's plain bytes on their way from a registry.
-type tarball struct {
+// Tarball is a layer's plain bytes on their way from a registry. Two goroutines
+// read ahead, one of compressed and one of plain bytes; Close waits for both.
+type Tarball struct {
+	cancel     context.CancelFunc
 	blob       io.ReadCloser
 	compressed *ahead
 	plain      *ahead
@@ -25,19 +27,37 @@ type tarball struct {
 	diff       digest.Verifier // sees every plain byte
 }
 
+// Open fetches layer i, counted from 0, bottom first. A layer of more than maxSize
+// plain bytes is an error; read counts the bytes of the blob that were read.
+func (s *Image) Open(ctx context.Context, i int, maxSize int64, read *atomic.Int64) (*Tarball, error) {
+	desc := s.Manifest.Layers[i]
+	ctx, cancel := context.WithCancel(ctx)
+	blob, err := s.fetcher.Fetch(ctx, desc)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
+	t := newTarball(blob, desc, s.DiffIDs[i], maxSize, read)
+	t.cancel = cancel
+	return t, nil
+}
+
 // newTarball takes ownership of blob.
-func newTarball(blob io.ReadCloser, desc ocispec.Descriptor, diffID digest.Digest, maxSize int64, read *atomic.Int64) *tarball {
-	t := &tarball{blob: blob, diffID: diffID, diff: diffID.Verifier()}
+func newTarball(blob io.ReadCloser, desc ocispec.Descriptor, diffID digest.Digest, maxSize int64, read *atomic.Int64) *Tarball {
+	t := &Tarball{blob: blob, diffID: diffID, diff: diffID.Verifier()}
 	t.whole = content.NewVerifyReader(&counted{blob, read}, desc)
 	t.compressed = readAhead(fetched{t.whole})
 	t.plain = readAhead(&unpacked{compressed: t.compressed, seen: t.diff, left: maxSize})
 	return t
 }
 
-func (t *tarball) Read(p []byte) (int, error) { return t.plain.Read(p) }
+// Read reads plain bytes. Errors carry the code of whom they blame: the registry or
+// the layer.
+func (t *Tarball) Read(p []byte) (int, error) { return t.plain.Read(p) }
 
-// verify reads what is left behind the tar's end mark and compares digests.
-func (t *tarball) verify() error {
+// Verify reads what is left behind the tar's end mark and compares both digests:
+// that of the blob, and the diff ID.
+func (t *Tarball) Verify() error {
 	if _, err := io.Copy(io.Discard, t.plain); err != nil {
 		return fmt.Errorf("read layer: %w", err)
 	}
@@ -54,11 +74,16 @@ func (t *tarball) verify() error {
 }
 
 // Close ends both goroutines, source first.
-func (t *tarball) Close() {
+func (t *Tarball) Close() {
+	t.cancel()         // first, so that a blocked fetch ends
 	_ = t.blob.Close() // nothing was written to it
 	t.compressed.Close()
 	t.plain.Close()
 }
+
+// ErrTooLarge is wrapped by what Read returns when a layer has more plain bytes than
+// Open was told to take.
+var ErrTooLarge = errors.New("uncompressed layer is too large")
 
 // unpacked decompresses, shows every byte to seen and ends after left bytes
 // with an error.
@@ -78,7 +103,7 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	}
 	n, err := u.plain.Read(p)
 	if u.left -= int64(n); u.left < 0 {
-		return 0, reason.Errorf(reason.ArtifactInvalid, "%w: uncompressed layer is too large", erofs.ErrInvalid)
+		return 0, reason.Errorf(reason.ArtifactInvalid, "%w", ErrTooLarge)
 	}
 	if _, werr := u.seen.Write(p[:n]); werr != nil {
 		return n, werr

@@ -1,0 +1,87 @@
+package stargz
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/convert/source"
+)
+
+// rewrite copies a tar without what the library stumbles over: sparse files are
+// written out, contiguous ones are plain ones, global headers are left out.
+func rewrite(ctx context.Context, r io.Reader, w io.Writer) error {
+	tr, tw := tar.NewReader(r), tar.NewWriter(w)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		header, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return tw.Close()
+		}
+		if err != nil {
+			return reason.Errorf(reason.ArtifactInvalid, "read tar header: %w", err)
+		}
+		if header.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		if err := copyEntry(ctx, tw, tr, header); err != nil {
+			return fmt.Errorf("copy %.256q: %w", header.Name, err)
+		}
+	}
+}
+
+func copyEntry(ctx context.Context, tw *tar.Writer, tr *tar.Reader, header *tar.Header) error {
+	if header.Typeflag == tar.TypeCont || header.Typeflag == tar.TypeGNUSparse {
+		header.Typeflag, header.Format = tar.TypeReg, tar.FormatPAX
+	}
+	err := tw.WriteHeader(header)
+	if errors.Is(err, tar.ErrHeader) && header.Format != tar.FormatPAX {
+		header.Format = tar.FormatPAX // it can say all that the others can
+		err = tw.WriteHeader(header)
+	}
+	if err != nil {
+		return reason.Wrap(reason.ArtifactInvalid, err)
+	}
+	_, err = io.Copy(tw, entryContent{ctx, tr})
+	return err
+}
+
+// entryContent reads one entry until its context ends, and blames the tar for what
+// else goes wrong. It lives no longer than the call that made it.
+type entryContent struct {
+	ctx context.Context //nolint:containedctx // bound for the length of one copy
+	tr  *tar.Reader
+}
+
+func (c entryContent) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := c.tr.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = reason.Wrap(reason.ArtifactInvalid, err)
+	}
+	return n, err
+}
+
+// written counts what is written, up to a limit.
+type written struct {
+	w       io.Writer
+	n, left int64
+	report  func(int64)
+}
+
+func (w *written) Write(p []byte) (int, error) {
+	if w.left -= int64(len(p)); w.left < 0 {
+		return 0, reason.Errorf(reason.ArtifactInvalid, "%w", source.ErrTooLarge)
+	}
+	n, err := w.w.Write(p)
+	w.n += int64(n)
+	w.report(w.n)
+	return n, err
+}
