@@ -6,13 +6,14 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 )
 
 // BenchmarkConvert converts one layer of incompressible and compressible files;
 // the rate is of uncompressed tar bytes.
 func BenchmarkConvert(b *testing.B) {
-	var entries []entry
+	var entries []imagetest.Entry
 	random := rand.NewChaCha8([32]byte{})
 	for i := range 2000 {
 		content := bytes.Repeat([]byte("some text that compresses well enough, "), 400)
@@ -20,12 +21,12 @@ func BenchmarkConvert(b *testing.B) {
 			content = make([]byte, 15_000)
 			_, _ = random.Read(content)
 		}
-		entries = append(entries, file(fmt.Sprintf("dir%d/file%d", i%40, i), string(content)))
+		entries = append(entries, imagetest.File(fmt.Sprintf("dir%d/file%d", i%40, i), string(content)))
 	}
-	tarball := makeTar(b, entries...)
-	for name, pack := range map[string]func([]byte) []byte{"gzip": gzipped, "zstd": zstded, "plain": plain} {
+	tarball := imagetest.Tar(b, entries...)
+	for name, pack := range map[string]func([]byte) []byte{"gzip": imagetest.Gzip, "zstd": imagetest.Zstd, "plain": imagetest.Plain} {
 		b.Run(name, func(b *testing.B) {
-			store, desc := testImage{tars: [][]byte{tarball}, pack: []func([]byte) []byte{pack}}.store(b)
+			store, desc := imagetest.Image{Tars: [][]byte{tarball}, Pack: []func([]byte) []byte{pack}}.Store(b)
 			b.SetBytes(int64(len(tarball)))
 			for b.Loop() {
 				if _, err := imageFrom(b.Context(), store, desc, Options{WorkDir: b.TempDir()}); err != nil {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 )
 
 // unpackLikeContainerd unpacks a layer into its overlayfs upper directory, with
@@ -89,7 +90,7 @@ type randomLayer struct {
 	*rand.Rand
 	names, links, hidden []string // of files; of symbolic links; only of whiteouts
 	opaque               bool
-	entries              []entry
+	entries              []imagetest.Entry
 }
 
 func (r *randomLayer) name(from []string) string { return from[r.IntN(len(from))] }
@@ -119,7 +120,7 @@ func (r *randomLayer) target() string {
 }
 
 func (r *randomLayer) add() {
-	e := entry{Header: tar.Header{
+	e := imagetest.Entry{Header: tar.Header{
 		Name: r.path(r.names), Mode: int64(r.IntN(0o10000)), Uid: r.IntN(70000), Gid: r.IntN(70000),
 		ModTime: time.Unix(r.Int64N(1e9), r.Int64N(1e9)), Format: tar.FormatPAX, PAXRecords: map[string]string{},
 	}}
@@ -128,7 +129,7 @@ func (r *randomLayer) add() {
 		e.Typeflag = tar.TypeDir
 	case kind < 11:
 		e.Typeflag = tar.TypeReg
-		e.content = bytes.Repeat([]byte{byte(r.Uint32())}, r.IntN(9000))
+		e.Content = bytes.Repeat([]byte{byte(r.Uint32())}, r.IntN(9000))
 	case kind < 14:
 		e.Typeflag, e.Name, e.Linkname = tar.TypeSymlink, r.path(r.links), r.target()
 	case kind < 16 && len(r.entries) > 0:
@@ -160,7 +161,7 @@ func makeRandomLayer(t *testing.T, random *rand.Rand, opaque bool) []byte {
 	for range 1 + random.IntN(12) {
 		r.add()
 	}
-	return makeTar(t, r.entries...)
+	return imagetest.Tar(t, r.entries...)
 }
 
 // TestRandomLayersLookAsContainerdUnpacksThem compares every prefix of random

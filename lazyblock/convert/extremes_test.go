@@ -14,36 +14,37 @@ import (
 	"time"
 
 	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 )
 
 // TestExtremesMount lets the kernel read what is unusual in size or number.
 func TestExtremesMount(t *testing.T) {
 	t.Parallel()
-	var many []entry
+	var many []imagetest.Entry
 	for i := range 20_000 {
-		many = append(many, file(fmt.Sprintf("many/%0*d", 1+i%200, i), ""))
+		many = append(many, imagetest.File(fmt.Sprintf("many/%0*d", 1+i%200, i), ""))
 	}
 	xattrs := map[string]string{}
 	for i := range 300 {
 		xattrs[fmt.Sprintf("SCHILY.xattr.user.%03d", i)] = strings.Repeat("v", i)
 	}
-	rich := dir("rich/dir")
+	rich := imagetest.Dir("rich/dir")
 	rich.PAXRecords = xattrs
-	richFile := file("rich/file", "content")
+	richFile := imagetest.File("rich/file", "content")
 	richFile.PAXRecords = map[string]string{"SCHILY.xattr.user.large": strings.Repeat("\x00v", 32767), "SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
-	times := file("times", "x")
+	times := imagetest.File("times", "x")
 	times.ModTime = time.Unix(9_000_000_000, 123456789)
 	layers := map[string][][]byte{
-		"20,000 names":   {makeTar(t, many...)},
-		"longest names":  {makeTar(t, file(strings.Repeat("n", 255), "1"), file(strings.Repeat("\xff", 255), "2"), symlink("l"+strings.Repeat("é", 127), strings.Repeat("t", 4095)))},
-		"names by bytes": {makeTar(t, file("a b/!", ""), file("a b/\x01", ""), file("a b/-", ""), file("a b/\xc3\xa4", ""), file("a b/..a", ""), file("a b/...", ""), file("a b/ ", ""))},
-		"deep tree":      {makeTar(t, file(strings.Repeat("d/", 200)+"f", "deep"))},
-		"deepest tree":   {makeTar(t, file(strings.Repeat("d/", 1000)+"f", "deep"))},
-		"attributes":     {makeTar(t, rich, richFile)},
-		"late time":      {makeTar(t, times)},
-		"empty layers":   {makeTar(t), makeTar(t, file("a", "b")), makeTar(t), nil},
-		"nothing at all": {makeTar(t)},
+		"20,000 names":   {imagetest.Tar(t, many...)},
+		"longest names":  {imagetest.Tar(t, imagetest.File(strings.Repeat("n", 255), "1"), imagetest.File(strings.Repeat("\xff", 255), "2"), imagetest.Symlink("l"+strings.Repeat("é", 127), strings.Repeat("t", 4095)))},
+		"names by bytes": {imagetest.Tar(t, imagetest.File("a b/!", ""), imagetest.File("a b/\x01", ""), imagetest.File("a b/-", ""), imagetest.File("a b/\xc3\xa4", ""), imagetest.File("a b/..a", ""), imagetest.File("a b/...", ""), imagetest.File("a b/ ", ""))},
+		"deep tree":      {imagetest.Tar(t, imagetest.File(strings.Repeat("d/", 200)+"f", "deep"))},
+		"deepest tree":   {imagetest.Tar(t, imagetest.File(strings.Repeat("d/", 1000)+"f", "deep"))},
+		"attributes":     {imagetest.Tar(t, rich, richFile)},
+		"late time":      {imagetest.Tar(t, times)},
+		"empty layers":   {imagetest.Tar(t), imagetest.Tar(t, imagetest.File("a", "b")), imagetest.Tar(t), nil},
+		"nothing at all": {imagetest.Tar(t)},
 	}
 	for name, tars := range layers {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 )
 
@@ -25,10 +26,10 @@ func (n nowhere) WriteAt(p []byte, off int64) (int, error) {
 // FuzzTar feeds two layers of anything to a small disk. What is refused must be
 // refused for what it is, and never by a crash.
 func FuzzTar(f *testing.F) {
-	rich := file("f", "content")
+	rich := imagetest.File("f", "content")
 	rich.PAXRecords = map[string]string{"SCHILY.xattr.user.a": "\x00", "mtime": "1.5", "uid": "3000000"}
-	f.Add(makeTar(f, dir("d"), rich, symlink("l", "d"), hardlink("l/h", "f")), makeTar(f, file("d/.wh..wh..opq", ""), file(".wh.f", "")))
-	f.Add(sparseTar(f, 1<<20), []byte{})
+	f.Add(imagetest.Tar(f, imagetest.Dir("d"), rich, imagetest.Symlink("l", "d"), imagetest.Hardlink("l/h", "f")), imagetest.Tar(f, imagetest.File("d/.wh..wh..opq", ""), imagetest.File(".wh.f", "")))
+	f.Add(imagetest.SparseTar(f, 1<<20), []byte{})
 	f.Fuzz(func(t *testing.T, bottom, top []byte) {
 		d := newDisk(erofs.Limits{Entries: 1000, Bytes: 1 << 20})
 		for _, layer := range [][]byte{bottom, top} {
@@ -47,8 +48,8 @@ func FuzzTar(f *testing.F) {
 // FuzzDecompress reads damaged streams in large and in tiny steps: both must
 // end, and alike.
 func FuzzDecompress(f *testing.F) {
-	f.Add(gzipped([]byte("content")))
-	f.Add(zstded([]byte("content")))
+	f.Add(imagetest.Gzip([]byte("content")))
+	f.Add(imagetest.Zstd([]byte("content")))
 	f.Add([]byte("plain"))
 	read := func(b []byte, wrap func(io.Reader) io.Reader) ([]byte, bool) {
 		r, err := layerstream.Decompress(bytes.NewReader(b))

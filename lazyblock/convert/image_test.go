@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,119 +15,43 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
-
-// testImage is an image to be stored, with all that can be wrong about it.
-type testImage struct {
-	tars     [][]byte
-	types    []string // media types; "" and missing mean OCI tar+gzip
-	pack     []func([]byte) []byte
-	config   map[string]any
-	diffIDs  []digest.Digest // instead of the right ones
-	manifest string          // media type
-	change   func(*ocispec.Manifest)
-}
-
-func gzipped(b []byte) []byte {
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	_, _ = w.Write(b)
-	_ = w.Close()
-	return out.Bytes()
-}
-
-func zstded(b []byte) []byte {
-	w, _ := zstd.NewWriter(nil)
-	defer w.Close()
-	return w.EncodeAll(b, nil)
-}
-
-func plain(b []byte) []byte { return b }
-
-// store puts the image into memory.
-func (img testImage) store(t testing.TB) (*memory.Store, ocispec.Descriptor) {
-	t.Helper()
-	store := memory.New()
-	push := func(mediaType string, b []byte) ocispec.Descriptor {
-		t.Helper()
-		desc := content.NewDescriptorFromBytes(mediaType, b)
-		if err := store.Push(t.Context(), desc, bytes.NewReader(b)); err != nil && !strings.Contains(err.Error(), "already exists") {
-			t.Fatal(err)
-		}
-		return desc
-	}
-	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}}
-	var diffIDs []digest.Digest
-	for i, tarball := range img.tars {
-		mediaType, pack := ocispec.MediaTypeImageLayerGzip, gzipped
-		if i < len(img.types) && img.types[i] != "" {
-			mediaType = img.types[i]
-		}
-		if i < len(img.pack) {
-			pack = img.pack[i]
-		}
-		manifest.Layers = append(manifest.Layers, push(mediaType, pack(tarball)))
-		diffIDs = append(diffIDs, digest.FromBytes(tarball))
-	}
-	if img.diffIDs != nil {
-		diffIDs = img.diffIDs
-	}
-	config := map[string]any{"architecture": "amd64", "os": "linux", "rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs}}
-	for key, value := range img.config {
-		config[key] = value
-	}
-	raw, err := json.Marshal(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest.Config = push(ocispec.MediaTypeImageConfig, raw)
-	if img.change != nil {
-		img.change(&manifest)
-	}
-	if raw, err = json.Marshal(manifest); err != nil {
-		t.Fatal(err)
-	}
-	mediaType := img.manifest
-	if mediaType == "" {
-		mediaType = ocispec.MediaTypeImageManifest
-	}
-	return store, push(mediaType, raw)
-}
 
 func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 	t.Parallel()
 	var tars [][]byte
 	var readers []io.Reader
 	for i := range 6 {
-		tars = append(tars, makeTar(t, file(fmt.Sprint("file", i), strings.Repeat("content ", i*10000))))
+		tars = append(tars, imagetest.Tar(t, imagetest.File(fmt.Sprint("file", i), strings.Repeat("content ", i*10000))))
 		readers = append(readers, bytes.NewReader(tars[i]))
 	}
-	store, desc := testImage{
-		tars:     tars,
-		manifest: "application/vnd.docker.distribution.manifest.v2+json",
-		types: []string{
+	store, desc := imagetest.Image{
+		Tars:     tars,
+		Manifest: "application/vnd.docker.distribution.manifest.v2+json",
+		Types: []string{
 			"application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar",
 			ocispec.MediaTypeImageLayerZstd, ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip,
 			"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
 		},
-		pack: []func([]byte) []byte{
-			gzipped, plain, zstded, gzipped, // the fourth is not what its media type says
-			func(b []byte) []byte { return append(gzipped(b[:700]), gzipped(b[700:])...) },
-			func(b []byte) []byte { return append([]byte("\x50\x2a\x4d\x18\x03\x00\x00\x00abc"), zstded(b)...) },
+		Pack: []func([]byte) []byte{
+			imagetest.Gzip, imagetest.Plain, imagetest.Zstd, imagetest.Gzip, // the fourth is not what its media type says
+			func(b []byte) []byte { return append(imagetest.Gzip(b[:700]), imagetest.Gzip(b[700:])...) },
+			func(b []byte) []byte {
+				return append([]byte("\x50\x2a\x4d\x18\x03\x00\x00\x00abc"), imagetest.Zstd(b)...)
+			},
 		},
-	}.store(t)
+	}.Store(t)
 	result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -144,10 +67,10 @@ func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 
 func TestResultDescribesFilesAndConfig(t *testing.T) {
 	t.Parallel()
-	tars := [][]byte{makeTar(t, file("a", "1")), makeTar(t, file("b", "2"))}
-	store, desc := testImage{tars: tars, config: map[string]any{
+	tars := [][]byte{imagetest.Tar(t, imagetest.File("a", "1")), imagetest.Tar(t, imagetest.File("b", "2"))}
+	store, desc := imagetest.Image{Tars: tars, Config: map[string]any{
 		"config": map[string]any{"Env": []string{"A=<&>"}}, "history": []any{map[string]any{"created_by": "x"}}, "vendor.field": 7,
-	}}.store(t)
+	}}.Store(t)
 	var last source.Progress
 	result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir(), Algorithm: overlaybd.Zstd, BlockSize: 16384, Progress: func(p source.Progress) { last = p }})
 	if err != nil {
@@ -216,16 +139,16 @@ func TestSameImageSameBytes(t *testing.T) {
 
 func TestImagesShareConvertedBaseLayers(t *testing.T) {
 	t.Parallel()
-	base := [][]byte{makeTar(t, file("a", "1"), dir("d")), makeTar(t, file("d/b", "2"), file(".wh.a", ""))}
+	base := [][]byte{imagetest.Tar(t, imagetest.File("a", "1"), imagetest.Dir("d")), imagetest.Tar(t, imagetest.File("d/b", "2"), imagetest.File(".wh.a", ""))}
 	convert := func(top []byte, pack func([]byte) []byte) []digest.Digest {
-		store, desc := testImage{tars: append(slices.Clone(base), top), pack: []func([]byte) []byte{pack, pack, pack}}.store(t)
+		store, desc := imagetest.Image{Tars: append(slices.Clone(base), top), Pack: []func([]byte) []byte{pack, pack, pack}}.Store(t)
 		result, err := imageFrom(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return hashes(result.Layers)
 	}
-	one, two := convert(makeTar(t, file("x", "x")), gzipped), convert(makeTar(t, file("y", "y")), zstded)
+	one, two := convert(imagetest.Tar(t, imagetest.File("x", "x")), imagetest.Gzip), convert(imagetest.Tar(t, imagetest.File("y", "y")), imagetest.Zstd)
 	if one[0] != two[0] || one[1] != two[1] || one[2] == two[2] {
 		t.Errorf("base layers differ or top layers do not: %v, %v", one, two)
 	}
@@ -233,40 +156,40 @@ func TestImagesShareConvertedBaseLayers(t *testing.T) {
 
 func TestWrongImagesAreRefused(t *testing.T) {
 	t.Parallel()
-	good := makeTar(t, file("a", "content"))
+	good := imagetest.Tar(t, imagetest.File("a", "content"))
 	random := digest.FromString("other")
 	for name, tc := range map[string]struct {
-		image testImage
+		image imagetest.Image
 		opts  Options
 		want  reason.Code
 		is    error
 	}{
-		"an index":                   {testImage{tars: [][]byte{good}, manifest: ocispec.MediaTypeImageIndex}, Options{}, reason.ArtifactInvalid, nil},
-		"no layers":                  {testImage{}, Options{}, reason.ArtifactInvalid, nil},
-		"more layers than diff IDs":  {testImage{tars: [][]byte{good}, diffIDs: []digest.Digest{}}, Options{}, reason.LayerMismatch, nil},
-		"wrong diff ID":              {testImage{tars: [][]byte{good}, diffIDs: []digest.Digest{random}}, Options{}, reason.DigestMismatch, nil},
-		"diff ID of nonsense":        {testImage{tars: [][]byte{good}, diffIDs: []digest.Digest{"nonsense"}}, Options{}, reason.ArtifactInvalid, nil},
-		"diff ID of unknown hash":    {testImage{tars: [][]byte{good}, diffIDs: []digest.Digest{"md5:" + random[7:39]}}, Options{}, reason.ArtifactInvalid, nil},
-		"unknown layer type":         {testImage{tars: [][]byte{good}, types: []string{"application/vnd.oci.image.layer.v1.tar+gzip+encrypted"}}, Options{}, reason.ArtifactInvalid, nil},
-		"layer claimed to be empty":  {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Size = 0 }}, Options{}, reason.DigestMismatch, nil},
-		"converted already":          {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Annotations = map[string]string{annotationBlobDigest: "x"} }}, Options{}, reason.ArtifactInvalid, nil},
-		"too many layers":            {testImage{tars: slices.Repeat([][]byte{good}, 256)}, Options{}, reason.ArtifactInvalid, nil},
-		"huge config":                {testImage{tars: [][]byte{good}, config: map[string]any{"x": strings.Repeat("x", 8<<20)}}, Options{}, reason.ArtifactInvalid, nil},
-		"config without rootfs":      {testImage{tars: [][]byte{good}, config: map[string]any{"rootfs": nil}}, Options{}, reason.LayerMismatch, nil},
-		"no tar at all":              {testImage{tars: [][]byte{bytes.Repeat([]byte("nonsense"), 300)}}, Options{}, reason.ArtifactInvalid, tar.ErrHeader},
-		"half a tar":                 {testImage{tars: [][]byte{good[:515]}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
-		"half a gzip":                {testImage{tars: [][]byte{good}, pack: []func([]byte) []byte{func(b []byte) []byte { return gzipped(b)[:100] }}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
-		"garbage behind gzip":        {testImage{tars: [][]byte{good}, pack: []func([]byte) []byte{func(b []byte) []byte { return append(gzipped(b), "garbage behind it"...) }}}, Options{}, reason.ArtifactInvalid, gzip.ErrHeader},
-		"half a zstd":                {testImage{tars: [][]byte{good}, pack: []func([]byte) []byte{func(b []byte) []byte { return zstded(b)[:40] }}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
-		"bomb":                       {testImage{tars: [][]byte{append(slices.Clone(good), make([]byte, 4<<20)...)}}, Options{MaxSize: 1 << 20}, reason.ArtifactInvalid, source.ErrTooLarge},
-		"too many entries":           {testImage{tars: [][]byte{good, good, good}}, Options{Limits: erofs.Limits{Entries: 2}}, reason.ArtifactInvalid, erofs.ErrInvalid},
-		"content behind the disk":    {testImage{tars: [][]byte{sparseTar(t, 80<<30)}}, Options{MaxSize: 64 << 30}, reason.ArtifactInvalid, erofs.ErrDiskFull},
-		"layer smaller than claimed": {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Size++ }}, Options{}, reason.RegistryError, io.ErrUnexpectedEOF},
-		"layer larger than claimed":  {testImage{tars: [][]byte{good}, change: func(m *ocispec.Manifest) { m.Layers[0].Size-- }}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
+		"an index":                   {imagetest.Image{Tars: [][]byte{good}, Manifest: ocispec.MediaTypeImageIndex}, Options{}, reason.ArtifactInvalid, nil},
+		"no layers":                  {imagetest.Image{}, Options{}, reason.ArtifactInvalid, nil},
+		"more layers than diff IDs":  {imagetest.Image{Tars: [][]byte{good}, DiffIDs: []digest.Digest{}}, Options{}, reason.LayerMismatch, nil},
+		"wrong diff ID":              {imagetest.Image{Tars: [][]byte{good}, DiffIDs: []digest.Digest{random}}, Options{}, reason.DigestMismatch, nil},
+		"diff ID of nonsense":        {imagetest.Image{Tars: [][]byte{good}, DiffIDs: []digest.Digest{"nonsense"}}, Options{}, reason.ArtifactInvalid, nil},
+		"diff ID of unknown hash":    {imagetest.Image{Tars: [][]byte{good}, DiffIDs: []digest.Digest{"md5:" + random[7:39]}}, Options{}, reason.ArtifactInvalid, nil},
+		"unknown layer type":         {imagetest.Image{Tars: [][]byte{good}, Types: []string{"application/vnd.oci.image.layer.v1.tar+gzip+encrypted"}}, Options{}, reason.ArtifactInvalid, nil},
+		"layer claimed to be empty":  {imagetest.Image{Tars: [][]byte{good}, Change: func(m *ocispec.Manifest) { m.Layers[0].Size = 0 }}, Options{}, reason.DigestMismatch, nil},
+		"converted already":          {imagetest.Image{Tars: [][]byte{good}, Change: func(m *ocispec.Manifest) { m.Layers[0].Annotations = map[string]string{annotationBlobDigest: "x"} }}, Options{}, reason.ArtifactInvalid, nil},
+		"too many layers":            {imagetest.Image{Tars: slices.Repeat([][]byte{good}, 256)}, Options{}, reason.ArtifactInvalid, nil},
+		"huge config":                {imagetest.Image{Tars: [][]byte{good}, Config: map[string]any{"x": strings.Repeat("x", 8<<20)}}, Options{}, reason.ArtifactInvalid, nil},
+		"config without rootfs":      {imagetest.Image{Tars: [][]byte{good}, Config: map[string]any{"rootfs": nil}}, Options{}, reason.LayerMismatch, nil},
+		"no tar at all":              {imagetest.Image{Tars: [][]byte{bytes.Repeat([]byte("nonsense"), 300)}}, Options{}, reason.ArtifactInvalid, tar.ErrHeader},
+		"half a tar":                 {imagetest.Image{Tars: [][]byte{good[:515]}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
+		"half a gzip":                {imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return imagetest.Gzip(b)[:100] }}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
+		"garbage behind gzip":        {imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return append(imagetest.Gzip(b), "garbage behind it"...) }}}, Options{}, reason.ArtifactInvalid, gzip.ErrHeader},
+		"half a zstd":                {imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return imagetest.Zstd(b)[:40] }}}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
+		"bomb":                       {imagetest.Image{Tars: [][]byte{append(slices.Clone(good), make([]byte, 4<<20)...)}}, Options{MaxSize: 1 << 20}, reason.ArtifactInvalid, source.ErrTooLarge},
+		"too many entries":           {imagetest.Image{Tars: [][]byte{good, good, good}}, Options{Limits: erofs.Limits{Entries: 2}}, reason.ArtifactInvalid, erofs.ErrInvalid},
+		"content behind the disk":    {imagetest.Image{Tars: [][]byte{imagetest.SparseTar(t, 80<<30)}}, Options{MaxSize: 64 << 30}, reason.ArtifactInvalid, erofs.ErrDiskFull},
+		"layer smaller than claimed": {imagetest.Image{Tars: [][]byte{good}, Change: func(m *ocispec.Manifest) { m.Layers[0].Size++ }}, Options{}, reason.RegistryError, io.ErrUnexpectedEOF},
+		"layer larger than claimed":  {imagetest.Image{Tars: [][]byte{good}, Change: func(m *ocispec.Manifest) { m.Layers[0].Size-- }}, Options{}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store, desc := tc.image.store(t)
+			store, desc := tc.image.Store(t)
 			// The memory store would notice sizes itself: a registry need not.
 			var src content.Fetcher = content.FetcherFunc(func(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 				return store.Fetch(ctx, d)
@@ -294,9 +217,9 @@ func TestWrongImagesAreRefused(t *testing.T) {
 }
 
 // servesAnything fetches layers without regard to the size asked for.
-func servesAnything(t *testing.T, img testImage, store *memory.Store) content.Fetcher {
+func servesAnything(t *testing.T, img imagetest.Image, store *memory.Store) content.Fetcher {
 	t.Helper()
-	blob := gzipped(img.tars[0])
+	blob := imagetest.Gzip(img.Tars[0])
 	return content.FetcherFunc(func(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 		if d.Digest == digest.FromBytes(blob) {
 			return io.NopCloser(bytes.NewReader(blob)), nil
@@ -305,56 +228,10 @@ func servesAnything(t *testing.T, img testImage, store *memory.Store) content.Fe
 	})
 }
 
-// sparseTar is a tar with one file that is all hole, in PAX format 1.0.
-func sparseTar(t testing.TB, size int64) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	sparseMap := make([]byte, 512)
-	copy(sparseMap, fmt.Sprintf("1\n%d\n0\n", size))
-	records := map[string]string{"major": "1", "minor": "0", "name": "hole", "realsize": fmt.Sprint(size)}
-	body := ""
-	for _, key := range []string{"major", "minor", "name", "realsize"} {
-		record := fmt.Sprintf(" GNU.sparse.%s=%s\n", key, records[key])
-		n := len(record)
-		for n != len(fmt.Sprint(n))+len(record) {
-			n++
-		}
-		body += fmt.Sprint(n) + record
-	}
-	// archive/tar refuses to write GNU.sparse records, so the header is made by hand.
-	write := func(header *tar.Header, content []byte) {
-		t.Helper()
-		if err := w.WriteHeader(header); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(content); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Flush(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(&tar.Header{Typeflag: tar.TypeReg, Name: "pax", Size: int64(len(body)), Format: tar.FormatUSTAR}, []byte(body))
-	write(&tar.Header{Typeflag: tar.TypeReg, Name: "hole", Mode: 0o644, Size: 512, Format: tar.FormatUSTAR}, sparseMap)
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	raw := b.Bytes()
-	raw[156] = tar.TypeXHeader
-	sum := 0
-	copy(raw[148:156], "        ")
-	for _, c := range raw[:512] {
-		sum += int(c)
-	}
-	copy(raw[148:156], fmt.Sprintf("%06o\x00 ", sum))
-	return raw
-}
-
 func TestDiskGrowsOnlyWhenALayerNeedsIt(t *testing.T) {
 	t.Parallel()
-	tars := [][]byte{makeTar(t, file("a", strings.Repeat("a", 30_000))), makeTar(t, file("b", strings.Repeat("b", 90_000))), makeTar(t, file("c", "c"))}
-	store, desc := testImage{tars: tars}.store(t)
+	tars := [][]byte{imagetest.Tar(t, imagetest.File("a", strings.Repeat("a", 30_000))), imagetest.Tar(t, imagetest.File("b", strings.Repeat("b", 90_000))), imagetest.Tar(t, imagetest.File("c", "c"))}
+	store, desc := imagetest.Image{Tars: tars}.Store(t)
 	image, err := source.Read(t.Context(), store, desc)
 	if err != nil {
 		t.Fatal(err)
@@ -383,7 +260,7 @@ func TestDiskGrowsOnlyWhenALayerNeedsIt(t *testing.T) {
 
 func TestCancelEndsAConversion(t *testing.T) {
 	t.Parallel()
-	store, desc := testImage{tars: [][]byte{makeTar(t, file("a", strings.Repeat("a", 1<<20)))}}.store(t)
+	store, desc := imagetest.Image{Tars: [][]byte{imagetest.Tar(t, imagetest.File("a", strings.Repeat("a", 1<<20)))}}.Store(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	work := t.TempDir()
 	stuck := content.FetcherFunc(func(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {

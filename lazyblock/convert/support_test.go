@@ -1,7 +1,6 @@
 package convert
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"os"
@@ -96,49 +95,6 @@ func expectTree(t testing.TB, want treecmp.Tree, dir string, ignores ...treecmp.
 	for _, d := range treecmp.Diff(want, got, ignores...) {
 		t.Error(d)
 	}
-}
-
-// entry is one tar entry of a test layer.
-type entry struct {
-	tar.Header
-	content []byte
-}
-
-func file(name, content string) entry {
-	return entry{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, []byte(content)}
-}
-
-func dir(name string) entry {
-	return entry{tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}, nil}
-}
-
-func symlink(name, target string) entry {
-	return entry{tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil}
-}
-
-func hardlink(name, target string) entry {
-	return entry{tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o644}, nil}
-}
-
-// makeTar writes entries as one layer.
-func makeTar(t testing.TB, entries ...entry) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, e := range entries {
-		e.Size = int64(len(e.content))
-		e.Format = tar.FormatPAX
-		if err := w.WriteHeader(&e.Header); err != nil {
-			t.Fatalf("%s: %v", e.Name, err)
-		}
-		if _, err := w.Write(e.content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }
 
 // imageFrom reads and converts an image.
