@@ -20,6 +20,7 @@ type targetFlags struct {
 	overlaybd  conversion.Overlaybd
 	chunkSize  int
 	prioritize string
+	soci       conversion.SOCI
 }
 
 // defaultBlockSize is the largest that every overlaybd reader takes. Against
@@ -30,7 +31,7 @@ const defaultBlockSize = 32 << 10
 // targetNames are what --to takes.
 //
 //nolint:gochecknoglobals // a constant table
-var targetNames = []string{"overlaybd", "estargz", "zstd-chunked"}
+var targetNames = []string{"overlaybd", "estargz", "zstd-chunked", "soci", "soci-v2"}
 
 // flagTargets are the formats that a flag is for; one that is not here is for all.
 //
@@ -41,6 +42,9 @@ var flagTargets = map[string][]string{
 	"legacy-oras": {"overlaybd"},
 	"chunk-size":  {"estargz", "zstd-chunked"},
 	"prioritize":  {"estargz", "zstd-chunked"},
+
+	"span-size":      {"soci", "soci-v2"},
+	"min-layer-size": {"soci", "soci-v2"},
 }
 
 //nolint:gochecknoglobals // a constant table
@@ -53,6 +57,8 @@ func (f *targetFlags) register(flags *pflag.FlagSet) {
 	flags.IntVar(&f.overlaybd.BlockSize, "block-size", defaultBlockSize, "overlaybd: bytes compressed as one block; the original tools write 4096")
 	flags.IntVar(&f.chunkSize, "chunk-size", 4<<20, "estargz, zstd-chunked: bytes of a file that are compressed as one")
 	flags.StringVar(&f.prioritize, "prioritize", "", "estargz, zstd-chunked: file with the paths that a start reads, one a line, in order")
+	flags.Int64Var(&f.soci.SpanSize, "span-size", conversion.DefaultSpanSize, "soci, soci-v2: bytes of plain data from one place where reading can begin to the next")
+	flags.Int64Var(&f.soci.MinLayerSize, "min-layer-size", conversion.DefaultMinLayerSize, "soci, soci-v2: layers of fewer bytes get no table")
 }
 
 // target returns what the flags say.
@@ -74,6 +80,8 @@ func (f *targetFlags) target(flags *pflag.FlagSet) (conversion.Target, error) {
 		return f.stargz(stargz.EStargz)
 	case "zstd-chunked":
 		return f.stargz(stargz.ZstdChunked)
+	case "soci", "soci-v2":
+		return f.tables()
 	default:
 		var known bool
 		if f.overlaybd.Algorithm, known = algorithms[f.algorithm]; !known {
@@ -108,4 +116,21 @@ func (f *targetFlags) stargz(format stargz.Format) (conversion.Target, error) {
 		}
 	}
 	return target, nil
+}
+
+// Bounds of a span: smaller ones make tables larger than the layers, larger ones are
+// what lazy readers refuse to inflate for one read.
+const (
+	minSpanSize = 64 << 10
+	maxSpanSize = 16 << 20
+)
+
+func (f *targetFlags) tables() (conversion.Target, error) {
+	if f.soci.SpanSize < minSpanSize || f.soci.SpanSize > maxSpanSize {
+		return nil, fmt.Errorf("--span-size %d: expected %d to %d bytes", f.soci.SpanSize, minSpanSize, maxSpanSize)
+	}
+	if f.to == "soci-v2" {
+		return conversion.SOCIv2{SOCI: f.soci}, nil
+	}
+	return f.soci, nil
 }

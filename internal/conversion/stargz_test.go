@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote"
 
@@ -155,5 +156,21 @@ func TestNewImageNeedsAReferenceOfItsOwn(t *testing.T) {
 				t.Errorf("got %v, want an error with %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// copyTag copies an image, and nothing that is attached to it.
+func copyTag(t *testing.T, from, to *regtest.Registry, tag string) {
+	t.Helper()
+	repos := make([]*remote.Repository, 2)
+	for i, reg := range []*regtest.Registry{from, to} {
+		var err error
+		if repos[i], err = remote.NewRepository(reg.Ref("app", tag)); err != nil {
+			t.Fatal(err)
+		}
+		repos[i].PlainHTTP = true
+	}
+	if _, err := oras.Copy(t.Context(), repos[0], tag, repos[1], tag, oras.DefaultCopyOptions); err != nil {
+		t.Fatal(err)
 	}
 }

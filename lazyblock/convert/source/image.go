@@ -41,6 +41,7 @@ type Image struct {
 	Descriptor ocispec.Descriptor // of the manifest
 	Manifest   ocispec.Manifest
 	Config     []byte
+	Platform   ocispec.Platform
 	DiffIDs    []digest.Digest // as many as the manifest has layers, bottom first
 	ChainIDs   []digest.Digest
 
@@ -68,7 +69,7 @@ func Read(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor)
 	if err := json.Unmarshal(s.Config, &config); err != nil {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "parse config %s: %w", s.Manifest.Config.Digest, err)
 	}
-	s.DiffIDs = config.RootFS.DiffIDs
+	s.DiffIDs, s.Platform = config.RootFS.DiffIDs, config.Platform
 	if err := s.check(); err != nil {
 		return nil, err
 	}
