@@ -5,6 +5,7 @@ CONTAINERD_OLD := 1.7.35
 GOLANGCI_LINT  := 2.15.0
 ORAS           := 1.3.6
 COSIGN         := 3.1.3
+SOCI           := 0.16.1
 
 CACHE := $(CURDIR)/.cache
 TOOLS := $(CACHE)/tools
@@ -12,7 +13,7 @@ TOOLS := $(CACHE)/tools
 # What the end-to-end tests and the demo need from Debian.
 PACKAGES := attr chromium containernetworking-plugins docker-registry e2fsprogs \
   erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 runc umoci \
-  xz-utils zstd
+  xz-utils zlib1g-dev zstd
 
 CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))
 
@@ -26,7 +27,7 @@ deps: ## Install the Debian packages that tests and demo need
 	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 $(PACKAGES)
 
 .PHONY: tools
-tools: $(addprefix $(TOOLS)/,$(addsuffix /.done,containerd-$(CONTAINERD) containerd-$(CONTAINERD_OLD) oras-$(ORAS) cosign-$(COSIGN))) ## Build containerd, oras and cosign into .cache/tools
+tools: $(addprefix $(TOOLS)/,$(addsuffix /.done,containerd-$(CONTAINERD) containerd-$(CONTAINERD_OLD) oras-$(ORAS) cosign-$(COSIGN) soci-ztoc-$(SOCI))) ## Build containerd, oras, cosign and SOCI's writer into .cache/tools
 
 $(TOOLS)/containerd-$(CONTAINERD)/.done:
 	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath $(CONTAINERD_CMDS)
@@ -43,6 +44,12 @@ $(TOOLS)/oras-$(ORAS)/.done:
 
 $(TOOLS)/cosign-$(COSIGN)/.done:
 	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath github.com/sigstore/cosign/v3/cmd/cosign@v$(COSIGN)
+	touch $@
+
+# SOCI's library is C in part, linked with zlib.
+$(TOOLS)/soci-ztoc-$(SOCI)/.done:
+	mkdir -p $(@D)
+	cd e2e/tools/soci && CGO_ENABLED=1 go build -trimpath -o $(@D)/soci-ztoc .
 	touch $@
 
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done:

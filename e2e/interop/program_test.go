@@ -52,7 +52,7 @@ func (p program) try(t *testing.T, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, p.path, args...)
 	cmd.Dir = p.dir
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "DOCKER_CONFIG=" + p.dir, "TUF_ROOT=" + p.dir,
+		"PATH=" + os.Getenv("PATH"), "TZ=UTC", "HOME=" + p.dir, "DOCKER_CONFIG=" + p.dir, "TUF_ROOT=" + p.dir,
 		"HTTP_PROXY=http://127.0.0.1:9", "HTTPS_PROXY=http://127.0.0.1:9", "COSIGN_PASSWORD=" + cosignPassword,
 	}
 	var stdout, stderr strings.Builder

@@ -87,23 +87,22 @@ func (b *builder) build(ctx context.Context) ([]byte, error) {
 
 // gzip fills t for a compressed layer.
 func (b *builder) gzip(ctx context.Context, t *table) error {
-	checkpoints := gzindex.NewBuilder(b.opts.SpanSize)
-	r := gzindex.NewReader(b.whole(ctx), checkpoints.Visit)
+	c := &checkpoints{spanSize: b.opts.SpanSize}
+	r := gzindex.NewReader(b.whole(ctx), c.visit)
 	if err := b.contents(ctx, r, t); err != nil {
 		return err
 	}
 	plainSize, _ := r.Offsets()
-	index, err := checkpoints.Index(b.size, plainSize)
+	spans, err := c.spans(b.size, plainSize)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotIndexed, err)
-	}
-	t.algorithm = algorithmGzip
-	if t.checkpoints, err = zinfo(index, b.opts.SpanSize); err != nil {
 		return err
 	}
-	for i := range index.Checkpoints {
-		_, _, at, length := index.Span(i)
-		if err := b.addSpan(ctx, t, at, length); err != nil {
+	t.algorithm = algorithmGzip
+	if t.checkpoints, err = c.encode(); err != nil {
+		return err
+	}
+	for _, span := range spans {
+		if err := b.addSpan(ctx, t, span); err != nil {
 			return err
 		}
 	}
@@ -118,7 +117,7 @@ func (b *builder) plain(ctx context.Context, t *table) error {
 	t.algorithm = algorithmPlain
 	t.checkpoints = tarZinfo(b.opts.SpanSize, b.size)
 	for at := int64(0); at < b.size; at += b.opts.SpanSize {
-		if err := b.addSpan(ctx, t, at, min(b.opts.SpanSize, b.size-at)); err != nil {
+		if err := b.addSpan(ctx, t, extent{at, min(b.opts.SpanSize, b.size-at)}); err != nil {
 			return err
 		}
 	}
@@ -146,9 +145,9 @@ func (b *builder) contents(ctx context.Context, r io.Reader, t *table) error {
 	return nil
 }
 
-func (b *builder) addSpan(ctx context.Context, t *table, at, length int64) error {
+func (b *builder) addSpan(ctx context.Context, t *table, span extent) error {
 	digester := digest.Canonical.Digester()
-	if _, err := io.Copy(digester.Hash(), cancelled{ctx, io.NewSectionReader(b.file, at, length)}); err != nil {
+	if _, err := io.Copy(digester.Hash(), cancelled{ctx, io.NewSectionReader(b.file, span.at, span.length)}); err != nil {
 		return fmt.Errorf("hash span: %w", err)
 	}
 	t.spans = append(t.spans, digester.Digest())
