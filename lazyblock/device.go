@@ -1,0 +1,68 @@
+package lazyblock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync/atomic"
+)
+
+// deviceAlign is what the sizes of devices are multiples of: the largest block
+// size of the file systems that are mounted from them, and of a page.
+const deviceAlign = 4096
+
+// rangeDevice is a RangeReader as a disk.
+type rangeDevice struct {
+	RangeReader
+
+	id     string
+	size   int64
+	closed atomic.Bool
+}
+
+// NewDevice makes a device named id of the bytes of r, with zeros behind them up
+// to a multiple of 4096. Closing it closes r where that is an io.Closer.
+func NewDevice(id string, r RangeReader) Device {
+	return &rangeDevice{RangeReader: r, id: id, size: (r.Size() + deviceAlign - 1) / deviceAlign * deviceAlign}
+}
+
+func (d *rangeDevice) ID() string  { return d.id }
+func (d *rangeDevice) Size() int64 { return d.size }
+
+func (d *rangeDevice) Close() error {
+	if closer, ok := d.RangeReader.(io.Closer); ok && !d.closed.Swap(true) {
+		return closer.Close()
+	}
+	d.closed.Store(true)
+	return nil
+}
+
+func (d *rangeDevice) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	switch {
+	case d.closed.Load():
+		return 0, fmt.Errorf("read device %s: %w", d.id, fs.ErrClosed)
+	case off < 0:
+		return 0, fmt.Errorf("read device %s: negative offset %d", d.id, off)
+	case len(p) == 0:
+		return 0, nil
+	case off >= d.size:
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), d.size-off))
+	stored := int(max(0, min(int64(n), d.RangeReader.Size()-off)))
+	if stored > 0 {
+		if got, err := d.RangeReader.ReadRange(ctx, p[:stored], off); got < stored {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, fmt.Errorf("read device %s at %d: %w", d.id, off, err)
+		}
+	}
+	clear(p[stored:n])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
