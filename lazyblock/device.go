@@ -19,24 +19,25 @@ type rangeDevice struct {
 
 	id     string
 	size   int64
+	closer io.Closer // may be nil
 	closed atomic.Bool
 }
 
 // NewDevice makes a device named id of the bytes of r, with zeros behind them up
-// to a multiple of 4096. Closing it closes r where that is an io.Closer.
-func NewDevice(id string, r RangeReader) Device {
-	return &rangeDevice{RangeReader: r, id: id, size: (r.Size() + deviceAlign - 1) / deviceAlign * deviceAlign}
+// to a multiple of 4096. Closing it closes closer, if there is one; r may be
+// somebody else's.
+func NewDevice(id string, r RangeReader, closer io.Closer) Device {
+	return &rangeDevice{RangeReader: r, id: id, closer: closer, size: (r.Size() + deviceAlign - 1) / deviceAlign * deviceAlign}
 }
 
 func (d *rangeDevice) ID() string  { return d.id }
 func (d *rangeDevice) Size() int64 { return d.size }
 
 func (d *rangeDevice) Close() error {
-	if closer, ok := d.RangeReader.(io.Closer); ok && !d.closed.Swap(true) {
-		return closer.Close()
+	if d.closed.Swap(true) || d.closer == nil {
+		return nil
 	}
-	d.closed.Store(true)
-	return nil
+	return d.closer.Close()
 }
 
 func (d *rangeDevice) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {

@@ -10,36 +10,44 @@ import (
 	"github.com/referee-cri/referee/internal/reason"
 )
 
-// The magic numbers of the file systems that a device may hold, and where
-// they are (linux/magic.h, fs/ext4/ext4.h).
+// The magic numbers of the file systems that a device may hold, and where they
+// are from its start (linux/magic.h, fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h).
 const (
-	superblockOffset = 1024 // both EROFS and ext4 leave the first KiB alone
-	erofsMagic       = 0xE0F5E1E2
+	erofsMagic       = 0xE0F5E1E2 // little-endian
+	erofsMagicOffset = 1024
 	ext4Magic        = 0xEF53
-	ext4MagicOffset  = 0x38 // within the superblock
+	ext4MagicOffset  = 1024 + 0x38
+	xfsMagic         = "XFSB"
+	squashfsMagic    = "hsqs" // little-endian images; the kernel mounts no others
+
+	fsHead = 1536 // holds them all
 )
 
-// FSType reads one sector of r and names the file system it holds, as mount(2)
-// spells it: "erofs" or "ext4". Anything else is an error that says what was
-// found, with reason.FormatCorrupt.
+// FSType reads the head of r and names the file system it holds, as mount(2)
+// spells it: "erofs", "ext4", "xfs" or "squashfs". Anything else is an error that
+// says what was found, with reason.FormatCorrupt.
 func FSType(ctx context.Context, r RangeReader) (string, error) {
-	var sb [512]byte
-	n, err := r.ReadRange(ctx, sb[:], superblockOffset)
-	if n < len(sb) {
+	var head [fsHead]byte
+	if n, err := r.ReadRange(ctx, head[:], 0); n < len(head) {
 		if errors.Is(err, io.EOF) {
 			return "", reason.Errorf(reason.FormatCorrupt, "no file system: the device has %d bytes", r.Size())
 		}
 		return "", fmt.Errorf("read superblock: %w", err)
 	}
-	first := binary.LittleEndian.Uint32(sb[:])
-	ext := binary.LittleEndian.Uint16(sb[ext4MagicOffset:])
+	erofs := binary.LittleEndian.Uint32(head[erofsMagicOffset:])
+	ext := binary.LittleEndian.Uint16(head[ext4MagicOffset:])
+	first := string(head[:4])
 	switch {
-	case first == erofsMagic:
+	case erofs == erofsMagic:
 		return "erofs", nil
 	case ext == ext4Magic:
 		return "ext4", nil
+	case first == xfsMagic:
+		return "xfs", nil
+	case first == squashfsMagic:
+		return "squashfs", nil
 	default:
 		return "", reason.Errorf(reason.FormatCorrupt,
-			"no known file system: superblock begins %#08x, %#04x at offset %#x", first, ext, ext4MagicOffset)
+			"no known file system: the device begins %q, has %#08x at %d and %#04x at %d", first, erofs, erofsMagicOffset, ext, ext4MagicOffset)
 	}
 }

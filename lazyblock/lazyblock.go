@@ -69,7 +69,7 @@ type Device interface {
 
 // Volume is what an attach driver turns into a mounted directory.
 type Volume struct {
-	FSType  string   // "erofs" or "ext4"
+	FSType  string   // "erofs", "ext4", "xfs" or "squashfs"
 	Primary Device   // holds the superblock
 	Extra   []Device // further EROFS devices, in slot order
 	Options []string // mount(2) data, joined with commas

@@ -68,7 +68,11 @@ func mount(source string, extra []string, target string, volume lazyblock.Volume
 		data = append(data, "device="+device)
 	}
 	const flags = unix.MS_RDONLY | unix.MS_NOATIME
-	if err := unix.Mount(source, target, volume.FSType, flags, strings.Join(data, ",")); err != nil {
+	err := unix.Mount(source, target, volume.FSType, flags, strings.Join(data, ","))
+	if errors.Is(err, unix.ENODEV) {
+		return reason.Errorf(reason.NotAttachable, "this kernel knows no %s, and no module of it can be loaded: %w", volume.FSType, err)
+	}
+	if err != nil {
 		return fmt.Errorf("mount %s as %s: %w", source, volume.FSType, err)
 	}
 	return nil
