@@ -12,8 +12,8 @@ TOOLS := $(CACHE)/tools
 
 # What the end-to-end tests and the demo need from Debian.
 PACKAGES := attr chromium containernetworking-plugins docker-registry e2fsprogs \
-  erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 runc umoci \
-  xz-utils zlib1g-dev zstd
+  erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 qemu-utils \
+  runc squashfs-tools umoci xfsprogs xz-utils zlib1g-dev zstd
 
 CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))
 
