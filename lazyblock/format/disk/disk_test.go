@@ -14,12 +14,11 @@ import (
 	"strings"
 	"testing"
 
-	upstream "github.com/SaveTheRbtz/zstd-seekable-format-go/pkg"
-	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
@@ -146,31 +145,6 @@ func wrap(t *testing.T, raw, container string) []byte {
 	return content
 }
 
-// compress writes content in zstd frames that can be sought.
-func compress(t testing.TB, content []byte) []byte {
-	t.Helper()
-	encoder, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	w, err := upstream.NewWriter(&out, encoder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(content) > 0 {
-		n := min(1<<20, len(content))
-		if _, err := w.Write(content[:n]); err != nil {
-			t.Fatal(err)
-		}
-		content = content[n:]
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
 // mount mounts a volume over FUSE.
 func mount(t *testing.T, v lazyblock.Volume) string {
 	t.Helper()
@@ -223,7 +197,7 @@ func TestDisksAreMounted(t *testing.T) {
 				mediaType = disk.MediaTypeRaw + tc.suffix
 			}
 			if tc.suffix != "" {
-				content = compress(t, content)
+				content = fsimage.SeekableZstd(t, content, 1<<20)
 			}
 			v, err := disk.Open(t.Context(), form(mediaType, content), nil)
 			if err != nil {

@@ -12,9 +12,7 @@ import (
 	"sync"
 	"testing"
 
-	upstream "github.com/SaveTheRbtz/zstd-seekable-format-go/pkg"
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/format/seekable"
 )
@@ -35,26 +33,7 @@ func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
 // writer.
 func compress(t testing.TB, content []byte, frame int) blob {
 	t.Helper()
-	encoder, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	w, err := upstream.NewWriter(&out, encoder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(content) > 0 {
-		n := min(frame, len(content))
-		if _, err := w.Write(content[:n]); err != nil {
-			t.Fatal(err)
-		}
-		content = content[n:]
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
+	return fsimage.SeekableZstd(t, content, frame)
 }
 
 // mixed is content of which every other stretch can be compressed.

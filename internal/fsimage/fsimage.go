@@ -1,0 +1,226 @@
+// Package fsimage makes file-system images of a reference image's layers, with
+// stock programs, for tests of formats that hold such images.
+//
+// It is test support. It unpacks with containerd's own code and mounts overlayfs
+// for as long as a test runs.
+package fsimage
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/SaveTheRbtz/zstd-seekable-format-go/pkg"
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/referee-cri/referee/internal/layerstream"
+)
+
+// Unpack unpacks the layers of the image tagged tag of an OCI layout, each into an
+// upper directory of overlayfs: whiteouts are devices and attributes. It returns
+// the directories, bottom first. It needs root.
+func Unpack(t testing.TB, layout, tag string) []string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("unpacking layers needs root")
+	}
+	var index ocispec.Index
+	readJSON(t, filepath.Join(layout, ocispec.ImageIndexFile), &index)
+	i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == tag })
+	if i < 0 {
+		t.Fatalf("layout %s has no image tagged %s", layout, tag)
+	}
+	var manifest ocispec.Manifest
+	readJSON(t, blobPath(layout, index.Manifests[i].Digest), &manifest)
+	root := t.TempDir()
+	var uppers []string // top first, as the options of overlayfs have it
+	for n, layer := range manifest.Layers {
+		upper := filepath.Join(root, fmt.Sprint(n))
+		if err := os.Mkdir(upper, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		unpack(t, blobPath(layout, layer.Digest), upper, uppers)
+		uppers = append([]string{upper}, uppers...)
+	}
+	slices.Reverse(uppers)
+	return uppers
+}
+
+func unpack(t testing.TB, path, upper string, lowers []string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	stream, err := layerstream.Decompress(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	opts := []archive.ApplyOpt{archive.WithConvertWhiteout(archive.OverlayConvertWhiteout)}
+	if len(lowers) > 0 {
+		opts = append(opts, archive.WithParents(lowers))
+	}
+	if _, err := archive.Apply(t.Context(), upper, stream, opts...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Merge shows unpacked layers as one directory, until the test ends. Whiteouts that
+// hide nothing go: overlayfs lists them although there is nothing to stat.
+func Merge(t testing.TB, uppers []string) string {
+	t.Helper()
+	for i, upper := range uppers {
+		dropIdle(t, upper, uppers[:i])
+	}
+	lowers := slices.Clone(uppers)
+	slices.Reverse(lowers)
+	dir := t.TempDir()
+	if err := unix.Mount("overlay", dir, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(append(lowers, t.TempDir()), ":")); err != nil {
+		t.Fatalf("mount overlay: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
+}
+
+// dropIdle removes the whiteouts of upper that hide nothing in lowers.
+func dropIdle(t testing.TB, upper string, lowers []string) {
+	t.Helper()
+	err := filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type() != fs.ModeDevice|fs.ModeCharDevice {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Rdev != 0 {
+			return err
+		}
+		hides := slices.ContainsFunc(lowers, func(lower string) bool {
+			_, err := os.Lstat(filepath.Join(lower, strings.TrimPrefix(path, upper)))
+			return err == nil
+		})
+		if hides {
+			return nil
+		}
+		return os.Remove(path)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// LongestName is what mkfs.erofs of release 1.5 can hold, in bytes: it cuts names
+// by one and then finds no such file.
+const LongestName = 254
+
+// DropLongNames removes files whose names are too long for mkfs.erofs.
+func DropLongNames(t testing.TB, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || len(d.Name()) <= LongestName {
+			return err
+		}
+		parent, err := os.Stat(filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.Remove(path), os.Chtimes(filepath.Dir(path), time.Time{}, parent.ModTime()))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// EROFS makes an EROFS image of dir with mkfs.erofs.
+func EROFS(t testing.TB, dir string, arguments ...string) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
+	return program(t, path, "mkfs.erofs", append(arguments, path, dir)...)
+}
+
+// Ext4 makes an ext4 disk of dir with mkfs.ext4.
+func Ext4(t testing.TB, dir, size string) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
+	return program(t, path, "mkfs.ext4", "-q", "-I", "256", "-O", "^has_journal", "-d", dir, path, size)
+}
+
+// DynamicVHD wraps a disk with qemu-img.
+func DynamicVHD(t testing.TB, disk []byte) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	raw, vhd := filepath.Join(dir, "raw"), filepath.Join(dir, "vhd")
+	if err := os.WriteFile(raw, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return program(t, vhd, "qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on,subformat=dynamic", raw, vhd)
+}
+
+// program runs a program and returns the file that it makes.
+func program(t testing.TB, makes, name string, arguments ...string) []byte {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), name, arguments...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v: %s", name, arguments, err, out)
+	}
+	content, err := os.ReadFile(makes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// SeekableZstd compresses content in frames of the given length, with a table of
+// them at the end.
+func SeekableZstd(t testing.TB, content []byte, frame int) []byte {
+	t.Helper()
+	encoder, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w, err := seekable.NewWriter(&out, encoder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part := range slices.Chunk(content, frame) {
+		if _, err := w.Write(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func blobPath(layout string, d digest.Digest) string {
+	return filepath.Join(layout, "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+func readJSON(t testing.TB, path string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, into)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,132 @@
+package erofslayers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/erofs/ondisk"
+	"github.com/referee-cri/referee/lazyblock/format/toc"
+)
+
+// content is the address space in which the files of a layer lie, each
+// contiguous. A file that is contiguous in the image is where it is there; others
+// get addresses behind the image's end, which a table leads back. It is safe for
+// concurrent use once the layer is read.
+type content struct {
+	image  lazyblock.RangeReader
+	pieces []piece // sorted by address
+	size   int64
+	closer io.Closer
+}
+
+var _ toc.Content = (*content)(nil)
+
+// piece is a stored part of a file that is not contiguous. What lies between two
+// is zeros.
+type piece struct{ at, length, off int64 }
+
+// maxPieces bounds the table of one layer: 96 MiB.
+const maxPieces = 4 << 20
+
+// parallelPieces is how many pieces one read has under way.
+const parallelPieces = 8
+
+func newContent(image lazyblock.RangeReader) *content {
+	return &content{image: image, size: image.Size()}
+}
+
+// place gives a file of size bytes an address.
+func (c *content) place(super *ondisk.Super, extents []ondisk.Extent, size int64) (int64, error) {
+	for i := range extents {
+		e := &extents[i]
+		if e.Device > 0 { // which is in the image: see flat
+			e.Off += int64(super.Devices[e.Device-1].Mapped) << super.BlockBits
+		}
+		if e.Off > c.image.Size()-e.Length {
+			return 0, reason.Errorf(reason.FormatCorrupt, "%d bytes at %d of an image of %d", e.Length, e.Off, c.image.Size())
+		}
+	}
+	if len(extents) == 1 && extents[0].At == 0 && extents[0].Length == size {
+		return extents[0].Off, nil
+	}
+	if len(c.pieces)+len(extents) > maxPieces {
+		return 0, reason.Errorf(reason.NotAttachable, "files in more than %d pieces", maxPieces)
+	}
+	at := c.size
+	if size > maxContent-at {
+		return 0, reason.Errorf(reason.FormatCorrupt, "files of more than %d bytes", int64(maxContent))
+	}
+	for _, e := range extents {
+		c.pieces = append(c.pieces, piece{at + e.At, e.Length, e.Off})
+	}
+	c.size += size
+	return at, nil
+}
+
+// maxContent is what 32-bit numbers of 4 KiB blocks can address.
+const maxContent = 1 << 44
+
+// Size is the end of the address space.
+func (c *content) Size() int64 { return c.size }
+
+// Close lets go of what was decoded.
+func (c *content) Close() error { return c.closer.Close() }
+
+// ReadRange implements lazyblock.RangeReader.
+func (c *content) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	if off < 0 || off >= c.size {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), c.size-off))
+	if err := c.read(ctx, p[:n], off); err != nil {
+		return 0, err
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (c *content) read(ctx context.Context, p []byte, off int64) error {
+	end := off + int64(len(p))
+	own := max(0, min(end, c.image.Size())-off) // as the image has it
+	clear(p[own:])
+	var todo []piece
+	if own > 0 {
+		todo = append(todo, piece{off, own, off})
+	}
+	first := sort.Search(len(c.pieces), func(i int) bool { return c.pieces[i].at+c.pieces[i].length > off })
+	for i := first; i < len(c.pieces) && c.pieces[i].at < end; i++ {
+		s := c.pieces[i]
+		from, to := max(off, s.at), min(end, s.at+s.length)
+		todo = append(todo, piece{from, to - from, s.off + from - s.at})
+	}
+	if len(todo) == 1 {
+		return c.readPiece(ctx, p, off, todo[0])
+	}
+	group, ctx := errgroup.WithContext(ctx) // waited for below
+	group.SetLimit(parallelPieces)
+	for _, s := range todo {
+		group.Go(func() error { return c.readPiece(ctx, p, off, s) })
+	}
+	return group.Wait()
+}
+
+// readPiece fills the part of p, the bytes from off, that s has.
+func (c *content) readPiece(ctx context.Context, p []byte, off int64, s piece) error {
+	dst := p[s.at-off:][:s.length]
+	if n, err := c.image.ReadRange(ctx, dst, s.off); n < len(dst) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("read EROFS image at %d: %w", s.off, err)
+	}
+	return nil
+}
