@@ -13,7 +13,7 @@ import (
 func Reread[T any](ctx context.Context, blob RangeReader, parse func(context.Context, RangeReader) (T, error)) (T, error) {
 	witness := &witness{RangeReader: blob}
 	result, err := parse(ctx, witness)
-	if reason.Of(err) == reason.FormatCorrupt && witness.forget(ctx) {
+	if code := reason.Of(err); (code == reason.FormatCorrupt || code == reason.DigestMismatch) && witness.forget(ctx) {
 		result, err = parse(ctx, witness)
 	}
 	witness.stop()

@@ -6,11 +6,14 @@
 package fsimage
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,45 +40,27 @@ func Unpack(t testing.TB, layout, tag string) []string {
 	if os.Geteuid() != 0 {
 		t.Skip("unpacking layers needs root")
 	}
-	var index ocispec.Index
-	readJSON(t, filepath.Join(layout, ocispec.ImageIndexFile), &index)
-	i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == tag })
-	if i < 0 {
-		t.Fatalf("layout %s has no image tagged %s", layout, tag)
-	}
-	var manifest ocispec.Manifest
-	readJSON(t, blobPath(layout, index.Manifests[i].Digest), &manifest)
 	root := t.TempDir()
 	var uppers []string // top first, as the options of overlayfs have it
-	for n, layer := range manifest.Layers {
+	for n, layer := range Tars(t, layout, tag) {
 		upper := filepath.Join(root, fmt.Sprint(n))
 		if err := os.Mkdir(upper, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		unpack(t, blobPath(layout, layer.Digest), upper, uppers)
+		unpack(t, layer, upper, uppers)
 		uppers = append([]string{upper}, uppers...)
 	}
 	slices.Reverse(uppers)
 	return uppers
 }
 
-func unpack(t testing.TB, path, upper string, lowers []string) {
+func unpack(t testing.TB, layer []byte, upper string, lowers []string) {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	stream, err := layerstream.Decompress(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
 	opts := []archive.ApplyOpt{archive.WithConvertWhiteout(archive.OverlayConvertWhiteout)}
 	if len(lowers) > 0 {
 		opts = append(opts, archive.WithParents(lowers))
 	}
-	if _, err := archive.Apply(t.Context(), upper, stream, opts...); err != nil {
+	if _, err := archive.Apply(t.Context(), upper, bytes.NewReader(layer), opts...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -223,4 +208,61 @@ func readJSON(t testing.TB, path string, into any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Tars returns the layers of the image tagged tag of an OCI layout, decompressed,
+// bottom first.
+func Tars(t testing.TB, layout, tag string) [][]byte {
+	t.Helper()
+	var tars [][]byte
+	for _, layer := range manifest(t, layout, tag).Layers {
+		f, err := os.Open(blobPath(layout, layer.Digest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		stream, err := layerstream.Decompress(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		content, err := io.ReadAll(stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tars = append(tars, content)
+	}
+	return tars
+}
+
+func manifest(t testing.TB, layout, tag string) ocispec.Manifest {
+	t.Helper()
+	var index ocispec.Index
+	readJSON(t, filepath.Join(layout, ocispec.ImageIndexFile), &index)
+	i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == tag })
+	if i < 0 {
+		t.Fatalf("layout %s has no image tagged %s", layout, tag)
+	}
+	var m ocispec.Manifest
+	readJSON(t, blobPath(layout, index.Manifests[i].Digest), &m)
+	return m
+}
+
+// Tar makes a tar of regular files by name, sorted, of root's.
+func Tar(t testing.TB, files map[string][]byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(files[name]))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(files[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }

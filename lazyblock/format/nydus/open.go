@@ -1,0 +1,146 @@
+package nydus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/format/span"
+)
+
+// parallelOpens is how many blobs are looked into at a time.
+const parallelOpens = 8
+
+// Open returns the volume of an image whose layers are its blobs and, last, the
+// layer of its bootstrap. memory keeps decoded chunks; nil: each blob has its own.
+func Open(ctx context.Context, form lazyblock.Form, memory *span.Memory) (lazyblock.Volume, error) {
+	v, err := open(ctx, form, memory)
+	if err != nil {
+		return lazyblock.Volume{}, fmt.Errorf("open nydus image: %w", err)
+	}
+	return v, nil
+}
+
+func open(ctx context.Context, form lazyblock.Form, memory *span.Memory) (lazyblock.Volume, error) {
+	last := len(form.Layers) - 1
+	if last < 0 {
+		return lazyblock.Volume{}, reason.Errorf(reason.ArtifactInvalid, "it has no layers")
+	}
+	img, err := fetchBootstrap(ctx, form.Layers[last])
+	if err != nil {
+		return lazyblock.Volume{}, err
+	}
+	boot, err := parseBootstrap(ctx, img)
+	if err != nil {
+		return lazyblock.Volume{}, fmt.Errorf("bootstrap: %w", err)
+	}
+	sequences, err := boot.openBlobs(ctx, form.Layers[:last], memory)
+	if err != nil {
+		return lazyblock.Volume{}, err
+	}
+	v := lazyblock.Volume{
+		FSType:  "erofs",
+		Primary: lazyblock.NewDevice(form.ID, img, nil),
+		Hints:   boot.hints(ctx, sequences),
+	}
+	for i, s := range sequences {
+		v.Extra = append(v.Extra, lazyblock.NewDevice(fmt.Sprintf("%s.%d", form.ID, i+1), s, s))
+	}
+	return v, nil
+}
+
+// openBlobs opens every blob of the bootstrap, in its order.
+func (b *bootstrap) openBlobs(ctx context.Context, layers []lazyblock.FormBlob, memory *span.Memory) ([]*sequence, error) {
+	byID := make(map[string]int)
+	for i, layer := range layers {
+		byID[layer.Descriptor.Digest.Encoded()] = i
+	}
+	rows, err := b.parseRows()
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	decoder, err := newDecoder()
+	if err != nil {
+		return nil, err
+	}
+	sequences := make([]*sequence, len(b.blobs))
+	group, groupCtx := errgroup.WithContext(ctx) // waited for below
+	group.SetLimit(parallelOpens)
+	for i := range b.blobs {
+		group.Go(func() error {
+			layer, ok := byID[b.blobs[i].id]
+			if !ok {
+				return refused("blob %s is not among the layers of the image", b.blobs[i].id)
+			}
+			s, err := openBlob(groupCtx, layers[layer].RangeReader, &b.blobs[i], rows[i], decoder, memory)
+			if err != nil {
+				return fmt.Errorf("blob %s: %w", b.blobs[i].id, err)
+			}
+			s.layer = layer
+			sequences[i] = s
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, errors.Join(err, closeAll(sequences))
+	}
+	return sequences, nil
+}
+
+// openBlob makes a sequence of the chunks of a blob: as the bootstrap lists them,
+// or the blob itself where some are compressed together or the bootstrap lists
+// none.
+func openBlob(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo, rows []chunk, decoder *decoder, memory *span.Memory) (*sequence, error) {
+	chunks, batches := rows, []batch(nil)
+	batched := blob.features&featureBatch != 0
+	if batched || len(rows) == 0 && blob.chunks > 0 {
+		listed, err := lazyblock.Reread(ctx, r, func(ctx context.Context, r lazyblock.RangeReader) (blobList, error) {
+			chunks, batches, err := decoder.readChunks(ctx, r, blob)
+			return blobList{chunks, batches}, err
+		})
+		if err != nil {
+			return nil, err
+		}
+		chunks, batches = listed.chunks, listed.batches
+		takeDigests(chunks, rows)
+	}
+	spans, units, err := units(blob, chunks, batches)
+	if err != nil {
+		return nil, err
+	}
+	decode := func(i int, dst, src []byte) error { return decoder.decodeUnit(blob, &units[i], dst, src) }
+	reader, err := span.New(r, spans, decode, span.Options{Size: blob.size, Memory: memory})
+	if err != nil {
+		return nil, err
+	}
+	return newSequence(reader, spans), nil
+}
+
+type blobList struct {
+	chunks  []chunk
+	batches []batch
+}
+
+// takeDigests gives chunks the digests that the bootstrap has of them: it is
+// covered by its own.
+func takeDigests(chunks, rows []chunk) {
+	for i := range rows {
+		if n := int(rows[i].index); n < len(chunks) {
+			chunks[n].digest = rows[i].digest
+		}
+	}
+}
+
+func closeAll(sequences []*sequence) error {
+	var errs []error
+	for _, s := range sequences {
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
