@@ -4,8 +4,8 @@ go 1.26.6
 
 require (
 	github.com/SaveTheRbtz/zstd-seekable-format-go/pkg v0.10.0
-	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/aymanbagabas/go-udiff v0.4.2
+	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/containerd/containerd/api v1.12.0
 	github.com/containerd/containerd/v2 v2.4.2
 	github.com/containerd/errdefs/pkg v0.3.0

@@ -2,7 +2,6 @@ package lazyblock
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -54,11 +53,8 @@ func (d *rangeDevice) ReadRange(ctx context.Context, p []byte, off int64) (int, 
 	n := int(min(int64(len(p)), d.size-off))
 	stored := int(max(0, min(int64(n), d.RangeReader.Size()-off)))
 	if stored > 0 {
-		if got, err := d.RangeReader.ReadRange(ctx, p[:stored], off); got < stored {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return 0, fmt.Errorf("read device %s at %d: %w", d.id, off, err)
+		if err := ReadFull(ctx, d.RangeReader, p[:stored], off); err != nil {
+			return 0, fmt.Errorf("read device %s: %w", d.id, err)
 		}
 	}
 	clear(p[stored:n])

@@ -3,10 +3,8 @@ package ondisk
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"strings"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -149,13 +147,7 @@ func readAt(ctx context.Context, r lazyblock.RangeReader, off, n int64) ([]byte,
 		return nil, corrupt("%d bytes at %d of an image of %d", n, off, r.Size())
 	}
 	b := make([]byte, n)
-	if got, err := r.ReadRange(ctx, b, off); got < len(b) {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	return b, nil
+	return b, lazyblock.ReadFull(ctx, r, b, off)
 }
 
 func corrupt(format string, args ...any) error {

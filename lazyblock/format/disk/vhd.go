@@ -3,7 +3,6 @@ package disk
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 
@@ -85,7 +84,7 @@ func openVHD(ctx context.Context, r lazyblock.RangeReader) (lazyblock.RangeReade
 // structure reads a footer or header and checks cookie, checksum and version.
 func structure(ctx context.Context, r lazyblock.RangeReader, at, size int64, cookie string, checksumAt, versionAt int) ([]byte, error) {
 	b := make([]byte, size)
-	if err := readFull(ctx, r, b, at); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, b, at); err != nil {
 		return nil, err
 	}
 	if got := string(b[:len(cookie)]); got != cookie {
@@ -131,21 +130,6 @@ func (v *fixedVHD) ReadRange(ctx context.Context, p []byte, off int64) (int, err
 		err = io.EOF
 	}
 	return got, err
-}
-
-// readFull fills p from byte off of r, which has these bytes or is corrupt.
-func readFull(ctx context.Context, r lazyblock.RangeReader, p []byte, off int64) error {
-	if off < 0 || off > r.Size()-int64(len(p)) {
-		return corrupt("%d bytes at %d of %d", len(p), off, r.Size())
-	}
-	n, err := r.ReadRange(ctx, p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 func corrupt(format string, args ...any) error {

@@ -54,7 +54,7 @@ func openDynamic(ctx context.Context, r lazyblock.RangeReader, size int64, heade
 // readTable reads where the blocks that the disk has are.
 func (v *dynamicVHD) readTable(ctx context.Context, at int64) error {
 	raw := make([]byte, 4*((v.size-1)/v.block+1))
-	if err := readFull(ctx, v.file, raw, at); err != nil {
+	if err := lazyblock.ReadFull(ctx, v.file, raw, at); err != nil {
 		return err
 	}
 	v.table = make([]uint32, len(raw)/4)
@@ -111,14 +111,14 @@ func (v *dynamicVHD) ReadRange(ctx context.Context, p []byte, off int64) (int, e
 func (v *dynamicVHD) readBlock(ctx context.Context, p []byte, off int64) error {
 	number, within := off/v.block, off%v.block
 	start := int64(v.table[number]) * sector
-	if err := readFull(ctx, v.file, p, start+v.bitmap+within); err != nil {
+	if err := lazyblock.ReadFull(ctx, v.file, p, start+v.bitmap+within); err != nil {
 		return err
 	}
 	if v.isWhole(number) {
 		return nil
 	}
 	bitmap := make([]byte, v.block/sector/8)
-	if err := readFull(ctx, v.file, bitmap, start); err != nil {
+	if err := lazyblock.ReadFull(ctx, v.file, bitmap, start); err != nil {
 		return err
 	}
 	v.noteWhole(number, bitmap)

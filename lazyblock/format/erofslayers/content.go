@@ -2,7 +2,6 @@ package erofslayers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -121,12 +120,8 @@ func (c *content) read(ctx context.Context, p []byte, off int64) error {
 
 // readPiece fills the part of p, the bytes from off, that s has.
 func (c *content) readPiece(ctx context.Context, p []byte, off int64, s piece) error {
-	dst := p[s.at-off:][:s.length]
-	if n, err := c.image.ReadRange(ctx, dst, s.off); n < len(dst) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return fmt.Errorf("read EROFS image at %d: %w", s.off, err)
+	if err := lazyblock.ReadFull(ctx, c.image, p[s.at-off:][:s.length], s.off); err != nil {
+		return fmt.Errorf("EROFS image: %w", err)
 	}
 	return nil
 }

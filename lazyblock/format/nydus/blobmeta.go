@@ -54,7 +54,7 @@ func (d *decoder) readMeta(ctx context.Context, r lazyblock.RangeReader, blob *b
 	if blob.metaStored < 0 || blob.metaOffset < 0 || blob.metaOffset > r.Size()-blob.metaStored {
 		return nil, nil, corrupt("%d bytes at %d of a blob of %d", blob.metaStored, blob.metaOffset, r.Size())
 	}
-	if err := readFull(ctx, r, header, blob.metaOffset+blob.metaStored); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, header, blob.metaOffset+blob.metaStored); err != nil {
 		return nil, nil, err
 	}
 	batches, err := blob.checkHeader(header)

@@ -42,11 +42,11 @@ func readTOC(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo) (map[
 	if blob.features&featureTOC == 0 || blob.tocSize == 0 {
 		return nil, nil
 	}
-	if blob.tocSize < tarHeader || blob.tocSize > maxTOC || (blob.tocSize-tarHeader)%tocRowSize != 0 {
+	if blob.tocSize < tarHeader || blob.tocSize > min(maxTOC, r.Size()) || (blob.tocSize-tarHeader)%tocRowSize != 0 {
 		return nil, corrupt("table of contents of %d bytes", blob.tocSize)
 	}
 	raw := make([]byte, blob.tocSize)
-	if err := readFull(ctx, r, raw, r.Size()-blob.tocSize); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, raw, r.Size()-blob.tocSize); err != nil {
 		return nil, err
 	}
 	if sum := sha256.Sum256(raw); sum != blob.tocDigest {
@@ -100,7 +100,7 @@ func (d *decoder) expand(ctx context.Context, r lazyblock.RangeReader, m member)
 		return nil, corrupt("%d bytes stored in %d at %d of a blob of %d", m.size, m.stored, m.off, r.Size())
 	}
 	stored := make([]byte, m.stored)
-	if err := readFull(ctx, r, stored, m.off); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, stored, m.off); err != nil {
 		return nil, err
 	}
 	content := make([]byte, m.size)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"path"
 
@@ -61,7 +60,7 @@ func fetch(ctx context.Context, r lazyblock.RangeReader, want digest.Digest) ([]
 		return nil, reason.Errorf(reason.NotAttachable, "layer of the bootstrap has %d bytes, want 1 to %d", r.Size(), maxBootstrapLayer)
 	}
 	whole := make([]byte, r.Size())
-	if err := readFull(ctx, r, whole, 0); err != nil {
+	if err := lazyblock.ReadFull(ctx, r, whole, 0); err != nil {
 		return nil, err
 	}
 	if err := want.Validate(); err != nil {
@@ -103,20 +102,6 @@ func extract(layer []byte) (image, error) {
 		return content.Bytes(), nil
 	}
 	return nil, corrupt("layer of the bootstrap has no %s", bootstrapName)
-}
-
-// readFull fills p from byte off of r, which has these bytes or is corrupt.
-func readFull(ctx context.Context, r lazyblock.RangeReader, p []byte, off int64) error {
-	if off < 0 || off > r.Size()-int64(len(p)) {
-		return corrupt("%d bytes at %d of %d", len(p), off, r.Size())
-	}
-	if n, err := r.ReadRange(ctx, p, off); n < len(p) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
-	}
-	return nil
 }
 
 func corrupt(format string, args ...any) error {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
@@ -44,8 +43,8 @@ func readTable(ctx context.Context, blob lazyblock.RangeReader) (*table, error) 
 		return nil, reason.Errorf(reason.NotAttachable, "blob of %d bytes: %w", size, ErrNotSeekable)
 	}
 	var footer [footerSize]byte
-	if err := readFull(ctx, blob, footer[:], size-footerSize); err != nil {
-		return nil, err
+	if err := lazyblock.ReadFull(ctx, blob, footer[:], size-footerSize); err != nil {
+		return nil, fmt.Errorf("seek table: %w", err)
 	}
 	le := binary.LittleEndian
 	if le.Uint32(footer[5:]) != footerMagic {
@@ -66,8 +65,8 @@ func readTable(ctx context.Context, blob lazyblock.RangeReader) (*table, error) 
 		return nil, corrupt("seek table of %d frames in %d bytes", frames, size)
 	}
 	raw := make([]byte, content+skippableSize-footerSize)
-	if err := readFull(ctx, blob, raw, start); err != nil {
-		return nil, err
+	if err := lazyblock.ReadFull(ctx, blob, raw, start); err != nil {
+		return nil, fmt.Errorf("seek table: %w", err)
 	}
 	if magic, length := le.Uint32(raw), int64(le.Uint32(raw[4:])); magic != skippableMagic || length != content {
 		return nil, corrupt("seek table in a frame %#08x of %d bytes, want %#08x of %d", magic, length, uint32(skippableMagic), content)
@@ -92,16 +91,6 @@ func parseEntries(raw []byte, end int64) (*table, error) {
 		return nil, corrupt("the seek table tells of %d compressed bytes, there are %d", off, end)
 	}
 	return t, nil
-}
-
-func readFull(ctx context.Context, blob lazyblock.RangeReader, p []byte, off int64) error {
-	if n, err := blob.ReadRange(ctx, p, off); n < len(p) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return fmt.Errorf("read seek table: %w", err)
-	}
-	return nil
 }
 
 func corrupt(format string, args ...any) error {
