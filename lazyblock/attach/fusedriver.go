@@ -154,12 +154,6 @@ func attachReason(ctx context.Context) reason.Code {
 	return reason.AttachFailed
 }
 
-// MountFiles mounts a volume whose devices are local files, the primary one first,
-// at target, whatever is mounted there already.
-func MountFiles(files []string, target string, volume lazyblock.Volume) error {
-	return reason.Wrap(reason.AttachFailed, mountFiles(files[0], files[1:], target, volume))
-}
-
 // mountFiles mounts the volume whose devices are the files: directly, or through
 // a loop device for each where the file system or the kernel needs block devices.
 func mountFiles(primary string, extra []string, target string, volume lazyblock.Volume) error {

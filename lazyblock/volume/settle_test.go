@@ -282,3 +282,28 @@ func (s *settling) lose(t *testing.T) {
 		}
 	}
 }
+
+// TestSettledByARestart finds the files of a volume that were not mounted yet when
+// its process ended, and a mount of before that readers may have.
+func TestSettledByARestart(t *testing.T) {
+	t.Parallel()
+	s := newSettling(t)
+	m := s.manager(t)
+	mount(t, m, s.spec)()
+	if err := errors.Join(m.Settle(t.Context(), s.spec.ID(), free, soon), m.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s.restart(true)
+	m = s.manager(t)
+	if err := m.Restore(t.Context(), []string{s.spec.ID()}); err != nil {
+		t.Fatal(err)
+	}
+	s.expectMounted(t, true)
+	if s.driver.served[s.spec.ID()] == "" {
+		t.Error("what reads the former mount is not served")
+	}
+	mounted, err := attach.MountedFrom(s.target(s.spec), filepath.Join(s.files.dir, volume.DeviceName(s.spec.ID(), 0)))
+	if err != nil || !mounted {
+		t.Errorf("mounted from the file: %t, %v", mounted, err)
+	}
+}
