@@ -1,0 +1,63 @@
+package e2e_test
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/referee-cri/referee/e2e/node"
+	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/internal/treecmp"
+)
+
+// stargzDiffers is what tables of contents by stargz-snapshotter lose.
+var stargzDiffers = []treecmp.Ignore{
+	{Field: treecmp.FieldNsec, Why: "its times have whole seconds"},
+	{Path: "/nasty/time/tenth", Field: treecmp.FieldMtime, Why: "rounds half a second up"},
+	{Path: "/nasty/time/year-2040-nsec", Field: treecmp.FieldMtime, Why: "rounds up"},
+}
+
+// TestFormsInTheImageItself pulls images whose own layers are seekable, runs them,
+// across a restart of the daemon too, and removes them.
+func TestFormsInTheImageItself(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		folder, tag, format string
+		differs             []treecmp.Ignore
+	}{
+		"eStargz":                            {"estargz", "tiny-estargz", "estargz", stargzDiffers},
+		"zstd:chunked by stargz-snapshotter": {"zstdchunked-stargz", "tiny-zstdchunked", "zstdchunked", stargzDiffers},
+		"zstd:chunked by containers/storage": {"zstdchunked-skopeo", "tiny-zstdchunked-skopeo", "zstdchunked", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, node.Options{}, "")
+			if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), tc.folder)); err != nil {
+				t.Fatal(err)
+			}
+			ref := b.registry.Ref("tiny", tc.tag)
+			if entry := b.pull(t, ref, fallback.Lazy); entry.Format != tc.format {
+				t.Errorf("attached as %q, want %q", entry.Format, tc.format)
+			}
+			container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+			differs := slices.Concat(madeByRuntime, tc.differs, unlikeOverlay)
+			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
+			if lower := lowerDirs(t, b.Node, container); len(lower) != 1 {
+				t.Errorf("the container stands on %d directories, want one: %v", len(lower), lower)
+			}
+
+			b.end(t, b.referee.Kill)
+			b.begin(t)
+			dropCaches(t)
+			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
+			again := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+			if out, err := again.Output(t.Context(), "/bin/busybox", "echo", "answers"); err != nil || out != "answers\n" {
+				t.Errorf("container says %q, %v", out, err)
+			}
+			removePod(t, container)
+			removePod(t, again)
+			b.expectReleased(t, ref)
+		})
+	}
+}
