@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	writer "github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -55,6 +56,10 @@ func TestConformance(t *testing.T) {
 					Layers: formattest.Reference(t, "estargz-external-toc", "tiny-estargz-keepdiffid"),
 					Tables: formattest.Reference(t, "estargz-external-toc", "tiny-estargz-keepdiffid-esgztoc"),
 				},
+			},
+			{
+				Name: "chunks that share members", Want: trees, Ignores: ignores,
+				Image: formattest.Image{Layers: written(t, writer.WithChunkSize(64<<10), writer.WithMinChunkSize(50_000), writer.WithPrioritizedFiles([]string{"bin/busybox"}))},
 			},
 		},
 	})

@@ -125,7 +125,7 @@ func (c *chunk) check(r *row, whole bool) (err error) {
 	if r.ChunkType != "" {
 		return fmt.Errorf("chunk of unknown type %.64q", r.ChunkType)
 	}
-	if c.off <= 0 || c.end < 0 || c.end > 0 && c.end <= c.off || c.inner < 0 || c.inner > maxInner {
+	if c.off < 0 || c.end < 0 || c.end > 0 && c.end <= c.off || c.inner < 0 || c.inner > maxInner {
 		return fmt.Errorf("chunk stored from %d to %d, behind %d bytes", c.off, c.end, c.inner)
 	}
 	sum := r.ChunkDigest
