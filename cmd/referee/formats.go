@@ -7,7 +7,9 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/format/estargz"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
+	"github.com/referee-cri/referee/lazyblock/format/soci"
 	"github.com/referee-cri/referee/lazyblock/format/span"
+	"github.com/referee-cri/referee/lazyblock/format/turbooci"
 	"github.com/referee-cri/referee/lazyblock/format/zstdchunked"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
@@ -20,6 +22,12 @@ func formats() map[string]volume.Opener {
 		"overlaybd": openOverlaybd,
 		"estargz": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 			return estargz.Open(ctx, form, estargz.Options{Memory: memory})
+		},
+		"soci": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return soci.Open(ctx, form, soci.Options{Memory: memory})
+		},
+		"turbooci": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return turbooci.Open(ctx, form, turbooci.Options{Memory: memory})
 		},
 		"zstdchunked": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 			return zstdchunked.Open(ctx, form, zstdchunked.Options{Memory: memory})

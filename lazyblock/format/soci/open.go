@@ -105,7 +105,7 @@ func (l *layer) open(ctx context.Context, blob lazyblock.FormBlob, table *lazybl
 	if err != nil {
 		return err
 	}
-	content, spans, err := z.content(blob, memory)
+	content, spans, err := z.content(blob.RangeReader, memory)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func openPlain(ctx context.Context, blob lazyblock.FormBlob, memory *span.Memory
 	if err != nil {
 		return toc.Layer{}, err
 	}
-	content, err := p.content(blob, memory)
+	content, err := p.content(blob.RangeReader, memory)
 	if err != nil {
 		return toc.Layer{}, err
 	}

@@ -18,10 +18,11 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 )
 
-// Digests of the reference data: the image, and its SOCI index of the first version.
+// Digests of the reference data: the image, and its SOCI indexes.
 const (
 	imageManifest = "sha256:07dd292726603f52d87bd8ab9a856f6b98b9abef5eea6be23a1b4a4757e40063"
 	indexV1       = "sha256:f42a025426f424369d9769d2037a82c7e9060e66fcecfcaecb694974d5e232cd"
+	indexV2       = "sha256:13f08019f2524bedc562cc5c4cf73335648c8316863f871b0f0ac6c315f292fc"
 )
 
 // bytesReader is a blob in memory.

@@ -93,7 +93,7 @@ func Open(ctx context.Context, form lazyblock.Form, opts Options) (_ lazyblock.V
 func openLayer(ctx context.Context, table lazyblock.FormBlob, originals []lazyblock.FormBlob, memory *span.Memory) (overlaybd.Layer, error) {
 	target := digest.Digest(annotation(table, annotationsTarget))
 	if target == "" {
-		return overlaybd.Layer{Blob: table}, nil
+		return overlaybd.Layer{Blob: table.RangeReader}, nil
 	}
 	i := slices.IndexFunc(originals, func(blob lazyblock.FormBlob) bool { return blob.Descriptor.Digest == target })
 	if i < 0 {
@@ -118,7 +118,7 @@ func openTarget(blob lazyblock.FormBlob, mediaType string, meta []byte, memory *
 	compressed := strings.HasSuffix(mediaType, "gzip")
 	switch {
 	case !compressed && meta == nil:
-		return blob, nil
+		return blob.RangeReader, nil
 	case meta == nil:
 		return nil, reason.Errorf(reason.FormatCorrupt, "no %s for a layer of type %q", memberGzip, mediaType)
 	}
@@ -126,7 +126,7 @@ func openTarget(blob lazyblock.FormBlob, mediaType string, meta []byte, memory *
 	if err != nil {
 		return nil, err
 	}
-	return x.Content(blob, gzindex.ContentOptions{Memory: memory})
+	return x.Content(blob.RangeReader, gzindex.ContentOptions{Memory: memory})
 }
 
 // annotation returns the first of names that the blob's descriptor has.

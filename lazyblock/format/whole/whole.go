@@ -5,9 +5,7 @@ package whole
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
@@ -39,13 +37,7 @@ func Read(ctx context.Context, blob lazyblock.FormBlob, limit int64) ([]byte, er
 
 func read(ctx context.Context, blob lazyblock.FormBlob, data []byte) error {
 	for at := 0; at < len(data); at += piece {
-		part := data[at:min(len(data), at+piece)]
-		n, err := blob.ReadRange(ctx, part, int64(at))
-		switch {
-		case n == len(part):
-		case err == nil || errors.Is(err, io.EOF):
-			return fmt.Errorf("%d bytes at %d: only %d there: %w", len(part), at, n, io.ErrUnexpectedEOF)
-		default:
+		if err := lazyblock.ReadFull(ctx, blob, data[at:min(len(data), at+piece)], int64(at)); err != nil {
 			return err
 		}
 	}

@@ -57,7 +57,7 @@ func TestBytesAreComparedWithTheirDigest(t *testing.T) {
 		"right":            {&rotten{good: good, bad: good}, desc, 10 << 20, reason.None},
 		"rotten in cache":  {&rotten{good: good, bad: bad}, desc, 10 << 20, reason.None},
 		"wrong everywhere": {&rotten{good: good, bad: bad, hopeless: true}, desc, 10 << 20, reason.DigestMismatch},
-		"too short":        {&rotten{good: good, bad: good[:100]}, desc, 10 << 20, reason.Internal},
+		"too short":        {&rotten{good: good, bad: good[:100]}, desc, 10 << 20, reason.FormatCorrupt},
 		"too long":         {&rotten{good: good, bad: good}, desc, 1 << 20, reason.FormatCorrupt},
 		"no digest":        {&rotten{good: good, bad: good}, ocispec.Descriptor{Digest: "x"}, 10 << 20, reason.ArtifactInvalid},
 	} {
