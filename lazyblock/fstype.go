@@ -27,27 +27,45 @@ const (
 // spells it: "erofs", "ext4", "xfs" or "squashfs". Anything else is an error that
 // says what was found, with reason.FormatCorrupt.
 func FSType(ctx context.Context, r RangeReader) (string, error) {
-	var head [fsHead]byte
-	if n, err := r.ReadRange(ctx, head[:], 0); n < len(head) {
+	fsType, _, err := readHead(ctx, r)
+	return fsType, err
+}
+
+// WholeFS is FSType for a device that must hold all of the file system: one that
+// ends before it is reason.FormatCorrupt. The kernel finds that late, or not at all.
+func WholeFS(ctx context.Context, r RangeReader) (string, error) {
+	fsType, head, err := readHead(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	if want := fsSize(fsType, head); want > r.Size() {
+		return "", reason.Errorf(reason.FormatCorrupt, "%s of %d bytes on a device of %d", fsType, want, r.Size())
+	}
+	return fsType, nil
+}
+
+func readHead(ctx context.Context, r RangeReader) (fsType string, head []byte, err error) {
+	head = make([]byte, fsHead)
+	if n, err := r.ReadRange(ctx, head, 0); n < len(head) {
 		if errors.Is(err, io.EOF) {
-			return "", reason.Errorf(reason.FormatCorrupt, "no file system: the device has %d bytes", r.Size())
+			return "", nil, reason.Errorf(reason.FormatCorrupt, "no file system: the device has %d bytes", r.Size())
 		}
-		return "", fmt.Errorf("read superblock: %w", err)
+		return "", nil, fmt.Errorf("read superblock: %w", err)
 	}
 	erofs := binary.LittleEndian.Uint32(head[erofsMagicOffset:])
 	ext := binary.LittleEndian.Uint16(head[ext4MagicOffset:])
 	first := string(head[:4])
 	switch {
 	case erofs == erofsMagic:
-		return "erofs", nil
+		return "erofs", head, nil
 	case ext == ext4Magic:
-		return "ext4", nil
+		return "ext4", head, nil
 	case first == xfsMagic:
-		return "xfs", nil
+		return "xfs", head, nil
 	case first == squashfsMagic:
-		return "squashfs", nil
+		return "squashfs", head, nil
 	default:
-		return "", reason.Errorf(reason.FormatCorrupt,
+		return "", nil, reason.Errorf(reason.FormatCorrupt,
 			"no known file system: the device begins %q, has %#08x at %d and %#04x at %d", first, erofs, erofsMagicOffset, ext, ext4MagicOffset)
 	}
 }

@@ -2,6 +2,7 @@ package lazyblock
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -9,19 +10,27 @@ import (
 
 // Reread calls parse with blob. Where what parse reads breaks its format it may be
 // the cache below that is wrong: the bytes are dropped, if there is a cache, and
-// parse is called once more. What it keeps of the reader it may go on reading.
+// parse is called again, for as long as it fails on bytes that were not dropped
+// before. What it keeps of the reader it may go on reading.
 func Reread[T any](ctx context.Context, blob RangeReader, parse func(context.Context, RangeReader) (T, error)) (T, error) {
 	witness := &witness{RangeReader: blob}
 	result, err := parse(ctx, witness)
-	if code := reason.Of(err); (code == reason.FormatCorrupt || code == reason.DigestMismatch) && witness.forget(ctx) {
+	for range maxRereads {
+		if code := reason.Of(err); code != reason.FormatCorrupt && code != reason.DigestMismatch || !witness.forget(ctx) {
+			break
+		}
 		result, err = parse(ctx, witness)
 	}
 	witness.stop()
 	return result, err
 }
 
-// maxWitnessed bounds the ranges that are remembered one by one.
-const maxWitnessed = 256
+// maxWitnessed bounds the ranges that are remembered one by one, maxRereads the
+// structures of one blob that may be wrong one after the other.
+const (
+	maxWitnessed = 256
+	maxRereads   = 8
+)
 
 // witness remembers which ranges are read through it.
 type witness struct {
@@ -29,7 +38,8 @@ type witness struct {
 
 	mu      sync.Mutex
 	stopped bool
-	seen    []seen
+	seen    []seen // since parse was last called
+	dropped []seen
 }
 
 type seen struct{ off, end int64 }
@@ -67,21 +77,28 @@ func (w *witness) stop() {
 	w.stopped, w.seen = true, nil
 }
 
-// forget drops what was read and tells whether anything could be dropped.
+// forget drops what was read and tells whether there was any that had not been
+// dropped before.
 func (w *witness) forget(ctx context.Context) bool {
-	w.mu.Lock()
-	ranges := w.seen
-	w.seen = nil
-	w.mu.Unlock()
 	below, ok := w.RangeReader.(Invalidator)
 	if !ok {
 		return false
 	}
-	for _, s := range ranges {
-		off, end := max(s.off, 0), min(s.end, w.Size())
-		if off < end && below.Invalidate(ctx, off, end-off) != nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	again := false
+	for _, s := range w.seen {
+		s.off, s.end = max(s.off, 0), min(s.end, w.Size())
+		known := slices.ContainsFunc(w.dropped, func(d seen) bool { return d.off <= s.off && s.end <= d.end })
+		if s.off >= s.end || known {
+			continue
+		}
+		if below.Invalidate(ctx, s.off, s.end-s.off) != nil {
 			return false
 		}
+		w.dropped = append(w.dropped, s)
+		again = true
 	}
-	return len(ranges) > 0
+	w.seen = nil
+	return again
 }

@@ -104,7 +104,7 @@ func dropIdle(t testing.TB, upper string, lowers []string) {
 		if hides {
 			return nil
 		}
-		return os.Remove(path)
+		return remove(path)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -122,15 +122,21 @@ func DropLongNames(t testing.TB, dir string) {
 		if err != nil || len(d.Name()) <= LongestName {
 			return err
 		}
-		parent, err := os.Stat(filepath.Dir(path))
-		if err != nil {
-			return err
-		}
-		return errors.Join(os.Remove(path), os.Chtimes(filepath.Dir(path), time.Time{}, parent.ModTime()))
+		return remove(path)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// remove removes a file and leaves its directory the time that it had.
+func remove(path string) error {
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(path), os.Chtimes(dir, time.Time{}, info.ModTime()))
 }
 
 // EROFS makes an EROFS image of dir with mkfs.erofs.
@@ -144,7 +150,7 @@ func EROFS(t testing.TB, dir string, arguments ...string) []byte {
 func Ext4(t testing.TB, dir, size string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
-	return program(t, path, "mkfs.ext4", "-q", "-I", "256", "-O", "^has_journal", "-d", dir, path, size)
+	return program(t, path, "mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-d", dir, path, size)
 }
 
 // DynamicVHD wraps a disk with qemu-img.

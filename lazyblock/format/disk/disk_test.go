@@ -15,15 +15,14 @@ import (
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
-	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/format/disk"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
 // blob is a registry blob in memory.
@@ -145,29 +144,6 @@ func wrap(t *testing.T, raw, container string) []byte {
 	return content
 }
 
-// mount mounts a volume over FUSE.
-func mount(t *testing.T, v lazyblock.Volume) string {
-	t.Helper()
-	dir := t.TempDir()
-	driver, err := attach.NewFUSE(t.Context(), filepath.Join(dir, "fuse"), nil, zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := filepath.Join(dir, "target")
-	if err := os.Mkdir(target, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(driver.Detach("disk", target), attach.Unmount(filepath.Join(dir, "fuse")), driver.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := driver.Attach(t.Context(), "disk", v, target); err != nil {
-		t.Fatal(err)
-	}
-	return target
-}
-
 // TestDisksAreMounted goes through file systems and containers that stock programs made.
 func TestDisksAreMounted(t *testing.T) {
 	t.Parallel()
@@ -206,7 +182,7 @@ func TestDisksAreMounted(t *testing.T) {
 			if v.FSType != tc.fsType {
 				t.Errorf("file system %q", v.FSType)
 			}
-			got, err := treecmp.List(mount(t, v))
+			got, err := treecmp.List(formattest.Mount(t, v))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -242,6 +218,7 @@ func TestDynamicBlocksAreThoseOfTheDisk(t *testing.T) {
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	clear(raw[1024:2048])
 	copy(raw[1024:], "\xe2\xe1\xf5\xe0") // an EROFS as far as anybody looks
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 // fileSystem names the file system on the disk r. Whether the kernel knows it is
 // seen when it is mounted: modules are loaded then.
 func fileSystem(ctx context.Context, r lazyblock.RangeReader) (string, error) {
-	fsType, err := lazyblock.FSType(ctx, r)
+	fsType, err := lazyblock.WholeFS(ctx, r)
 	if err != nil {
 		if reason.Of(err) != reason.FormatCorrupt {
 			return "", err

@@ -6,24 +6,19 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/testdata"
-	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
-	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/format/erofslayers"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
 // blob is a registry blob in memory.
@@ -44,84 +39,6 @@ func form(suffix string, layers ...[]byte) lazyblock.Form {
 		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: blob(layer), Descriptor: ocispec.Descriptor{MediaType: erofslayers.MediaType + suffix}})
 	}
 	return f
-}
-
-// mount mounts a volume over FUSE.
-func mount(t *testing.T, v lazyblock.Volume) string {
-	t.Helper()
-	dir := t.TempDir()
-	driver, err := attach.NewFUSE(t.Context(), filepath.Join(dir, "fuse"), nil, zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := filepath.Join(dir, "target")
-	if err := os.Mkdir(target, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(driver.Detach("volume", target), attach.Unmount(filepath.Join(dir, "fuse")), driver.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := driver.Attach(t.Context(), "volume", v, target); err != nil {
-		t.Fatal(err)
-	}
-	return target
-}
-
-// differs is what unpacking leaves open, or mkfs.erofs 1.5 does.
-func differs() []treecmp.Ignore {
-	return []treecmp.Ignore{
-		{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "overlayfs counts a name that is hidden"},
-		{Path: "/wh/link-b", Field: treecmp.FieldNlink, Why: "overlayfs counts a name that is hidden"},
-	}
-}
-
-// TestLayersAreOneTree goes through every prefix of the reference image, as
-// mkfs.erofs writes its layers in several ways.
-func TestLayersAreOneTree(t *testing.T) {
-	t.Parallel()
-	reference := testdata.Dir(t, "reference")
-	uppers := fsimage.Unpack(t, filepath.Join(reference, "tiny"), "tiny")
-	for _, upper := range uppers {
-		fsimage.DropLongNames(t, upper)
-	}
-	for name, arguments := range map[string][]string{
-		"as containerd":   {"-Enoinline_data"},
-		"inline tails":    {},
-		"in small chunks": {"--chunksize=4096"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var layers [][]byte
-			for i, upper := range uppers {
-				layers = append(layers, fsimage.EROFS(t, upper, arguments...))
-				file := "tiny.tree.jsonl"
-				if n := i + 1; n < len(uppers) {
-					file = fmt.Sprintf("tiny.prefix%d.tree.jsonl", n)
-				}
-				want, err := treecmp.Load(filepath.Join(reference, file))
-				if err != nil {
-					t.Fatal(err)
-				}
-				maps.DeleteFunc(want, func(name string, _ treecmp.Entry) bool { return len(path.Base(name)) > fsimage.LongestName })
-				v, err := erofslayers.Open(t.Context(), form("", layers...), nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := treecmp.List(mount(t, v))
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, d := range treecmp.Diff(want, got, differs()...) {
-					t.Errorf("%d layers: %s", i+1, d)
-				}
-				if err := v.Close(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
 }
 
 // small makes a layer of a few files.
@@ -176,7 +93,7 @@ func TestCompressedLayers(t *testing.T) {
 			if err != nil {
 				return
 			}
-			got, err := os.ReadFile(filepath.Join(mount(t, v), "large"))
+			got, err := os.ReadFile(filepath.Join(formattest.Mount(t, v), "large"))
 			if err != nil || string(got) != strings.Repeat("the same again ", 20_000) {
 				t.Errorf("%d wrong bytes, %v", len(got), err)
 			}
@@ -215,7 +132,7 @@ func TestTarBehindItsIndex(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		got, err := os.ReadFile(filepath.Join(mount(t, v), "large"))
+		got, err := os.ReadFile(filepath.Join(formattest.Mount(t, v), "large"))
 		if err != nil || string(got) != strings.Repeat("the same again ", 20_000) {
 			t.Errorf("%s: %d wrong bytes, %v", name, len(got), err)
 		}

@@ -70,10 +70,13 @@ func openOne(ctx context.Context, form lazyblock.Form, memory *span.Memory) (laz
 	return lazyblock.Volume{FSType: "erofs", Primary: lazyblock.NewDevice(form.ID, plain, frames)}, nil
 }
 
-// flat refuses images whose data is somewhere else. Linux looks for that of extra
+// flat refuses images that are cut, or whose data is somewhere else. Linux looks for that of extra
 // devices in the image itself where no device is given (5.16), which is how an
 // index of a tar with that tar behind it is mounted.
 func flat(super *ondisk.Super, size int64) error {
+	if want := int64(super.Blocks) << super.BlockBits; want > size {
+		return reason.Errorf(reason.FormatCorrupt, "EROFS image of %d bytes in %d", want, size)
+	}
 	for i, d := range super.Devices {
 		if d.Mapped == 0 || int64(d.Mapped+d.Blocks)<<super.BlockBits > size+super.BlockSize() {
 			return reason.Errorf(reason.NotAttachable, "extra device %d (%.64q) of the image is not in it", i+1, d.Tag)

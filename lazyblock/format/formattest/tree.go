@@ -27,7 +27,7 @@ func (b *bench) isTheTree(t *testing.T, n int, want treecmp.Tree) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { v.Close() })
-	got, err := treecmp.List(mount(t, v))
+	got, err := treecmp.List(Mount(t, v))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,8 +36,8 @@ func (b *bench) isTheTree(t *testing.T, n int, want treecmp.Tree) {
 	}
 }
 
-// mount attaches a volume as a node does, until the test ends.
-func mount(t *testing.T, v lazyblock.Volume) string {
+// Mount attaches a volume as a node does, until the test ends.
+func Mount(t *testing.T, v lazyblock.Volume) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("attaching volumes needs root")

@@ -8,24 +8,20 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/rafstest"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
-	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/erofs/ondisk"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 	"github.com/referee-cri/referee/lazyblock/format/nydus"
 )
 
@@ -49,76 +45,6 @@ func form(t testing.TB, img *rafstest.Image) lazyblock.Form {
 		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: blob(contents[i]), Descriptor: layer})
 	}
 	return f
-}
-
-// mount mounts a volume over FUSE.
-func mount(t *testing.T, v lazyblock.Volume) string {
-	t.Helper()
-	dir := t.TempDir()
-	driver, err := attach.NewFUSE(t.Context(), filepath.Join(dir, "fuse"), nil, zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := filepath.Join(dir, "target")
-	if err := os.Mkdir(target, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(driver.Detach("volume", target), attach.Unmount(filepath.Join(dir, "fuse")), driver.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := driver.Attach(t.Context(), "volume", v, target); err != nil {
-		t.Fatal(err)
-	}
-	return target
-}
-
-// TestImagesAreMounted goes through the ways in which an image can be written.
-func TestImagesAreMounted(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	reference := testdata.Dir(t, "reference")
-	layers := fsimage.Tars(t, filepath.Join(reference, "tiny"), "tiny")
-	want, err := treecmp.Load(filepath.Join(reference, "tiny.tree.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, opts := range map[string]rafstest.Options{
-		"not compressed":             {},
-		"zstd and BLAKE3":            {Compression: rafstest.Zstd, ChunkSize: 1 << 20},
-		"zstd and SHA-256":           {Compression: rafstest.Zstd, SHA256: true},
-		"LZ4":                        {Compression: rafstest.LZ4, ChunkSize: 4096},
-		"gzip":                       {Compression: rafstest.Gzip},
-		"chunks listed in blobs":     {Compression: rafstest.LZ4, NoChunks: true, SHA256: true},
-		"chunks listed in version 2": {Compression: rafstest.Zstd, NoChunks: true, V2: true},
-		"batches":                    {Compression: rafstest.Zstd, Batch: 32 << 10},
-		"batches listed in blobs":    {Compression: rafstest.Zstd, Batch: 128 << 10, NoChunks: true},
-		"batches not compressed":     {Batch: 16 << 10, SHA256: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			v, err := nydus.Open(t.Context(), form(t, rafstest.Write(t, layers, opts)), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(v.Extra) != len(layers) {
-				t.Errorf("%d blobs for %d layers, all of which have content", len(v.Extra), len(layers))
-			}
-			got, err := treecmp.List(mount(t, v))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range treecmp.Diff(want, got, treecmp.Ignore{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "overlayfs counts a name that is hidden"}) {
-				t.Error(d)
-			}
-			if err := v.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 }
 
 // smallLayers are two layers whose files are random, and their contents.
@@ -171,11 +97,11 @@ func TestKernelPassesOverWhatRAFSPutsBeside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := treecmp.List(mount(t, plain))
+	want, err := treecmp.List(formattest.Mount(t, plain))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := treecmp.List(mount(t, v))
+	got, err := treecmp.List(formattest.Mount(t, v))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,61 +131,6 @@ func TestFilesToPrefetchAreHints(t *testing.T) {
 	if total < 100_000 || total > 300_000 { // of 500,105: each byte is one of eight
 		t.Errorf("hints of %d bytes", total)
 	}
-}
-
-func TestWrongBytesAreNotHandedOut(t *testing.T) {
-	t.Parallel()
-	for name, opts := range map[string]rafstest.Options{
-		"not compressed": {}, "zstd": {Compression: rafstest.Zstd}, "batches": {Compression: rafstest.LZ4, Batch: 32 << 10, NoChunks: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			img := rafstest.Write(t, smallLayers(t), opts)
-			f := form(t, img)
-			good, err := nydus.Open(t.Context(), f, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.Layers[0].RangeReader = &flipping{blob: img.Blobs[0]}
-			v, err := nydus.Open(t.Context(), f, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wrong := 0
-			for off := int64(0); off < v.Extra[0].Size(); off += 4096 {
-				p, want := make([]byte, 4096), make([]byte, 4096)
-				if _, err := good.Extra[0].ReadRange(t.Context(), want, off); err != nil {
-					t.Fatal(err)
-				}
-				switch _, err := v.Extra[0].ReadRange(t.Context(), p, off); {
-				case err != nil && reason.Of(err) == reason.FormatCorrupt:
-					wrong++
-				case err != nil:
-					t.Errorf("at %d: %v", off, err)
-				case !bytes.Equal(p, want):
-					t.Errorf("at %d: other bytes", off)
-				}
-			}
-			if wrong == 0 {
-				t.Error("no read met the wrong bytes")
-			}
-		})
-	}
-}
-
-// flipping gives the bytes of chunks with one bit wrong in each 10,000 bytes.
-type flipping struct{ blob }
-
-func (f *flipping) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	n, err := f.blob.ReadRange(ctx, p, off)
-	if off < 200_000 { // not what is behind the chunks
-		for i := range p[:n] {
-			if at := off + int64(i); at%10_000 == 77 && at < 150_000 {
-				p[i] ^= 1
-			}
-		}
-	}
-	return n, err
 }
 
 func TestUnlistedChunksAreNoZeros(t *testing.T) {
