@@ -191,7 +191,13 @@ func receiveAll(receive func(any) error) ([][]byte, error) {
 // connection to it.
 func startFront(t testing.TB, b *fakeBackend, preparer Preparer) (*Server, *grpc.ClientConn) {
 	t.Helper()
-	s, err := New(Options{Backend: b.path, Preparer: preparer, Log: testLog(t)})
+	return startFrontWith(t, Options{Backend: b.path, Preparer: preparer})
+}
+
+func startFrontWith(t testing.TB, options Options) (*Server, *grpc.ClientConn) {
+	t.Helper()
+	options.Log = testLog(t)
+	s, err := New(options)
 	if err != nil {
 		t.Fatal(err)
 	}

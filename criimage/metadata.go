@@ -36,6 +36,7 @@ func forward(ctx context.Context) (context.Context, []grpc.CallOption) {
 	delete(md, headerContentType)
 	delete(md, headerUserAgent)
 	delete(md, headerAcceptEncoding)
+	propagate(ctx, md)
 	return metadata.NewOutgoingContext(ctx, md), options
 }
 

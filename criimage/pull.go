@@ -41,6 +41,22 @@ type Preparer interface {
 	ImageRemoved(image string)
 }
 
+// pull is pullImage, traced.
+func (s *Server) pull(caller grpc.ServerStream) error {
+	caller, end := s.begin(caller, "PullImage")
+	err := s.pullImage(caller)
+	end(err)
+	return err
+}
+
+// forwardPull is relay, traced.
+func (s *Server) forwardPull(caller grpc.ServerStream, original *frame) error {
+	caller, end := s.beginForward(caller)
+	err := s.relay(caller, runtime.ImageService_PullImage_FullMethodName, original)
+	end(err)
+	return err
+}
+
 // pullImage prepares, then forwards the original bytes.
 //
 // Callers share a preparation whatever their credentials. That gives nobody an
@@ -54,7 +70,7 @@ func (s *Server) pullImage(caller grpc.ServerStream) error {
 	}
 	request := new(runtime.PullImageRequest)
 	if !s.parse(original, request) {
-		return s.relay(caller, runtime.ImageService_PullImage_FullMethodName, original)
+		return s.forwardPull(caller, original)
 	}
 	shared, err := s.shared.join(caller.Context(), request)
 	if err != nil {
@@ -62,7 +78,7 @@ func (s *Server) pullImage(caller grpc.ServerStream) error {
 		return err
 	}
 	if err = shared.wait(caller.Context()); err == nil {
-		err = s.relay(caller, runtime.ImageService_PullImage_FullMethodName, original)
+		err = s.forwardPull(caller, original)
 		if err == nil {
 			// The answer is on its way, but counts for nothing until the status follows.
 			err = s.shared.confirm(caller.Context(), shared)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -25,6 +26,10 @@ type Options struct {
 	Backend  string      // path of containerd's socket
 	Preparer Preparer    // nil: every call just passes
 	Log      *zap.Logger // nil: silent
+
+	// Tracer makes spans of pulls, below the caller's, and containerd's are below
+	// ours: the pull's traceparent is replaced. nil: none, and it passes as it came.
+	Tracer trace.Tracer
 
 	// Observe is told of every call that has ended, by many goroutines at once. It
 	// must not block. nil: nobody is told.
@@ -47,6 +52,7 @@ type Server struct {
 	preparer Preparer
 	log      *zap.Logger
 	observe  func(Call)
+	tracer   trace.Tracer
 
 	shared preparations
 	pulls  counter
@@ -68,6 +74,7 @@ func New(options Options) (*Server, error) {
 		preparer: options.Preparer,
 		log:      options.Log,
 		observe:  options.Observe,
+		tracer:   options.Tracer,
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -165,7 +172,7 @@ func (s *Server) answer(method string, caller grpc.ServerStream) (ours bool, err
 	if s.preparer != nil {
 		switch method {
 		case runtime.ImageService_PullImage_FullMethodName:
-			return true, s.pullImage(caller)
+			return true, s.pull(caller)
 		case runtime.ImageService_RemoveImage_FullMethodName:
 			return true, s.removeImage(caller)
 		}

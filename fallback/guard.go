@@ -10,6 +10,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/tracing"
 	"github.com/referee-cri/referee/negotiate"
 )
 
@@ -148,6 +149,7 @@ func New(planner Planner, node Node, journal *Journal, log *zap.Logger, options 
 // after the last forwarded pull has ended, with its error; it journals the pull.
 func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) (confirm func(context.Context) error, settle func(err error), err error) {
 	p := &passage{Guard: g, started: g.limits.Now()}
+	ctx, span := tracing.Start(ctx, "prepare", tracing.KeyImage.String(request.GetImage().GetImage()))
 	if panicked := p.guarded(func() error {
 		err = p.prepare(ctx, request)
 		return nil
@@ -155,6 +157,8 @@ func (g *Guard) Prepare(ctx context.Context, request *runtime.PullImageRequest) 
 		p.entry.Outcome, p.entry.Reason, p.entry.Sentence = Ordinary, reason.Internal, panicked.Error()
 	}
 	p.forwarded = g.limits.Now()
+	span.Set(tracing.KeyMode.String(string(p.entry.Outcome)), tracing.KeyReason.String(string(p.entry.Reason)), tracing.KeyFormat.String(p.entry.Format))
+	span.End(err)
 	p.entry.Steps.Prepare = seconds(p.forwarded.Sub(p.started))
 	return p.confirm, p.settle, err
 }

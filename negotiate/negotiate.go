@@ -16,6 +16,7 @@ import (
 	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/internal/tracing"
 )
 
 // DefaultDiscoveryTimeout bounds discovery, which runs inside a pull. Resolving
@@ -110,7 +111,9 @@ type Request struct {
 // its digest says. Whatever goes wrong in discovery gives a plan without Chosen,
 // and the reason.
 func (n *Negotiator) Plan(ctx context.Context, req Request) (*Plan, error) {
+	ctx, span := tracing.Start(ctx, "negotiate")
 	plan, _, err := n.plan(ctx, req)
+	span.End(err)
 	return plan, err
 }
 

@@ -12,10 +12,13 @@ import (
 
 	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/tracing"
 )
 
 // vouch has somebody whom the rules trust vouch for c, or says why nobody does.
-func (j *judge) vouch(ctx context.Context, c *Candidate) error {
+func (j *judge) vouch(ctx context.Context, c *Candidate) (err error) {
+	ctx, span := tracing.Start(ctx, "verify", tracing.KeyFormat.String(c.Format))
+	defer func() { span.End(err) }()
 	if len(j.rules.Verifiers) == 0 {
 		return reason.Errorf(reason.Unsigned, "%s wants a signature and names nobody to trust", j.rules.said())
 	}

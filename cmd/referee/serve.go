@@ -21,6 +21,7 @@ import (
 	"github.com/referee-cri/referee/internal/keeper"
 	"github.com/referee-cri/referee/internal/pause"
 	"github.com/referee-cri/referee/internal/telemetry"
+	"github.com/referee-cri/referee/internal/tracing"
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/blob"
 	"github.com/referee-cri/referee/lazyblock/cache"
@@ -37,6 +38,9 @@ const snapshotter = "overlayfs"
 
 // shutdownTimeout is how long pulls in flight may go on after SIGTERM.
 const shutdownTimeout = 10 * time.Second
+
+// flushTimeout is how long the last spans may take to be sent.
+const flushTimeout = 2 * time.Second
 
 // How long the socket waits for containerd to tell about unconfirmed pulls.
 const (
@@ -126,6 +130,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 
 // daemonParts is everything that runs in one daemon.
 type daemonParts struct {
+	tracing    *tracing.Provider // nil: off
 	metrics    *telemetry.Metrics
 	registry   *registries
 	containerd *grpc.ClientConn
@@ -157,6 +162,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 			return d, fmt.Errorf("make directory: %w", err)
 		}
 	}
+	d.tracing = openTracing(ctx, log)
 	d.registry = openRegistries(config, d.metrics.Asked, log)
 	if d.containerd, err = criimage.Dial(config.ContainerdAddress()); err != nil {
 		return d, err
@@ -194,7 +200,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 	if d.guard, err = newGuard(config, d, grafter, log); err != nil { //nolint:contextcheck // a driver that is found late serves everybody
 		return d, err
 	}
-	if d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Observe: d.metrics.Call, Log: log}); err != nil {
+	if d.cri, err = criimage.New(criimage.Options{Backend: config.CRI.Backend, Preparer: d.guard, Observe: d.metrics.Call, Tracer: d.tracing.Tracer(), Log: log}); err != nil {
 		return d, err
 	}
 	d.watch(config, log)
@@ -251,6 +257,9 @@ func (d *daemonParts) close(ctx context.Context) error {
 	if d.registry != nil {
 		errs = append(errs, d.registry.Close())
 	}
+	sending, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	errs = append(errs, d.tracing.Close(sending))
 	return errors.Join(errs...)
 }
 

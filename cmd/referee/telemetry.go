@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/connectivity"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -14,6 +16,7 @@ import (
 	"github.com/referee-cri/referee/criimage"
 	"github.com/referee-cri/referee/internal/control"
 	"github.com/referee-cri/referee/internal/telemetry"
+	"github.com/referee-cri/referee/internal/tracing"
 	"github.com/referee-cri/referee/lazyblock/complete"
 )
 
@@ -37,6 +40,21 @@ func (d *daemonParts) serveTelemetry(ctx context.Context, config *configs.Config
 	if err != nil {
 		log.Error("profiles are not served", zap.String("socket", path), zap.Error(err))
 	}
+}
+
+// openTracing sends spans where the environment says. A daemon that cannot goes on
+// without.
+func openTracing(ctx context.Context, log *zap.Logger) *tracing.Provider {
+	provider, err := tracing.Open(ctx, os.Getenv, version)
+	if err != nil {
+		log.Error("pulls are not traced", zap.Error(err))
+	}
+	if provider == nil {
+		return nil
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans not sent", zap.Error(err)) }))
+	log.Info("tracing pulls")
+	return provider
 }
 
 // readiness is what a daemon needs to be of use.

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"go.opentelemetry.io/otel/attribute"
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/internal/tracing"
 )
 
 // Capability is what a host must be trusted with (hosts.toml "capabilities").
@@ -144,7 +146,9 @@ func (r *Repository) Do(ctx context.Context, req Request) (*Response, error) {
 // ask makes the request to one host and notes whether the host can be reached.
 func (r *Repository) ask(ctx context.Context, set *hostSet, h *host, req Request) (*Response, error) {
 	start := time.Now()
+	ctx, span := tracing.Start(ctx, "registry request", attribute.String("server.address", h.Host), attribute.String("url.template", template(req.Path)))
 	resp, err := r.converse(ctx, set, h, req)
+	span.End(err)
 	if observe := r.client.opts.Observe; observe != nil {
 		observe(Asked{Path: req.Path, Took: time.Since(start), Err: err})
 	}
@@ -163,6 +167,12 @@ func (r *Repository) ask(ctx context.Context, set *hostSet, h *host, req Request
 		}
 	}
 	return resp, err
+}
+
+// template is what a path is about, without what it names.
+func template(path string) string {
+	about, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return about
 }
 
 // isTLS reports whether certificates, ours or theirs, may have been replaced.

@@ -35,6 +35,7 @@ import (
 	"github.com/referee-cri/referee/internal/contain"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/internal/tracing"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
@@ -218,14 +219,20 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 		}
 		return err
 	}
+	ctx, attaching := tracing.Start(ctx, "attach", tracing.KeyFormat.String(image.Volume.Format))
+	defer func() { attaching.End(err) }()
 	group.Go(func() error {
 		return fail(contain.Panic(h.log, "mounting a volume", func() (err error) {
+			ctx, span := tracing.Start(ctx, "mount")
+			defer func() { span.End(err) }()
 			unpin, report.Report, err = h.volumes.Mount(ctx, image.Volume, creds)
 			return err
 		}))
 	})
 	group.Go(func() error {
 		return fail(contain.Panic(h.log, "preparing a graft", func() (err error) {
+			ctx, span := tracing.Start(ctx, "prepare graft")
+			defer func() { span.End(err) }()
 			if pull, err = h.grafter.Begin(ctx, image.Chains); err != nil {
 				return err
 			}
@@ -235,7 +242,9 @@ func (h *Host) Attach(ctx context.Context, image Image, creds registry.Credentia
 	err = group.Wait()
 	if err == nil {
 		grafting := time.Now()
-		err = pull.Graft(ctx, report.Volume)
+		gctx, span := tracing.Start(ctx, "graft")
+		err = pull.Graft(gctx, report.Volume)
+		span.End(err)
 		count(err, &h.grafts, &h.graftFailures)
 		report.Graft = time.Since(grafting)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/internal/tracing"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/materialise"
 )
@@ -30,7 +31,7 @@ type Original struct {
 // fetching and unpacking them does, or until ctx ends. Of several calls for one
 // chain the later wait for the earlier; where there is plain content already
 // nothing is fetched. progress may be nil. After an error the graft is as before.
-func (h *Host) Materialise(ctx context.Context, chain digest.Digest, image Original, creds registry.Credentials, progress func(materialise.Progress)) error {
+func (h *Host) Materialise(ctx context.Context, chain digest.Digest, image Original, creds registry.Credentials, progress func(materialise.Progress)) (err error) {
 	layers, err := image.below(chain)
 	if err != nil {
 		return fmt.Errorf("materialise %s: %w", chain, err)
@@ -42,6 +43,8 @@ func (h *Host) Materialise(ctx context.Context, chain digest.Digest, image Origi
 	if err != nil {
 		return fmt.Errorf("materialise %s: %w", chain, err)
 	}
+	ctx, span := tracing.Start(ctx, "materialise")
+	defer func() { span.End(err) }()
 	begin, fetched := time.Now(), int64(0)
 	opts := materialise.Options{Log: h.log, Progress: func(p materialise.Progress) {
 		fetched = p.Fetched
