@@ -61,6 +61,7 @@ func rootCommand() *cobra.Command {
 		doctorCommand(load),
 		installCommand(),
 		uninstallCommand(),
+		logLevelCommand(load),
 		keepCommand(),
 	)
 	return root

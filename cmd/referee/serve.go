@@ -19,6 +19,7 @@ import (
 	"github.com/referee-cri/referee/criimage"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/keeper"
+	"github.com/referee-cri/referee/internal/logging"
 	"github.com/referee-cri/referee/internal/pause"
 	"github.com/referee-cri/referee/internal/telemetry"
 	"github.com/referee-cri/referee/internal/tracing"
@@ -58,18 +59,19 @@ func serveCommand(load func() (*configs.Config, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(config.Log)
+			log, level, err := logging.New(config.Log.Level, config.Log.Format)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = log.Sync() }()
-			return serve(cmd.Context(), config, log)
+			logging.Bridge(log)
+			return serve(cmd.Context(), config, level, log)
 		},
 	}
 }
 
 // serve runs the daemon until ctx ends.
-func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
+func serve(ctx context.Context, config *configs.Config, level *logging.Level, log *zap.Logger) error {
 	d, err := newDaemon(ctx, config, log)
 	if err != nil {
 		return err
@@ -94,8 +96,9 @@ func serve(ctx context.Context, config *configs.Config, log *zap.Logger) error {
 	var loops sync.WaitGroup
 	loopCtx, stopLoops := context.WithCancel(ctx)
 	defer stopLoops()
-	loops.Go(func() { d.host.Run(loopCtx) })                  // ends with loopCtx; waited for below
-	loops.Go(func() { d.serveControl(loopCtx, config, log) }) // as well
+	loops.Go(func() { d.host.Run(loopCtx) })                         // ends with loopCtx; waited for below
+	loops.Go(func() { d.serveControl(loopCtx, config, level, log) }) // as well
+	loops.Go(func() { toggleLogLevel(loopCtx, level, log) })
 	loops.Go(func() { d.serveTelemetry(loopCtx, config, log) })
 	served := make(chan error, 1)
 	go func() { served <- d.cri.Serve(listener) }() // ends with Shutdown; waited for below

@@ -186,7 +186,7 @@ func (p *Plugins) current() []*plugin {
 	providers, err := readConfig(p.opts.Config)
 	if err != nil {
 		p.pluginSeen = fingerprint(p.executables())
-		p.opts.Log.Warn("credential provider configuration is not usable", zap.Error(err), zap.Strings("plugins kept", p.names()))
+		p.opts.Log.Warn("credential provider configuration is not usable", zap.Error(err), zap.Strings("kept", p.names()))
 		return p.plugins
 	}
 	p.plugins = nil

@@ -7,31 +7,16 @@ import (
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	"go.uber.org/zap"
+
+	"github.com/referee-cri/referee/internal/logging"
 )
 
 // withLogger sends what containerd's code has to say about certs.d (a hosts.toml
-// that it cannot parse and goes on without) to ours.
+// that it cannot parse and goes on without) to ours; what is less than a warning is
+// about defaults, at every start.
 func withLogger(ctx context.Context, to *zap.Logger) context.Context {
 	logger := logrus.New()
 	logger.SetOutput(io.Discard)
-	logger.AddHook(hook{to})
+	logger.AddHook(logging.LogrusHook{To: to, Message: "containerd's host configuration", Least: logrus.WarnLevel})
 	return log.WithLogger(ctx, logrus.NewEntry(logger))
-}
-
-// hook passes warnings and errors on; the rest is about defaults, at every start.
-type hook struct{ to *zap.Logger }
-
-// Levels implements logrus.Hook.
-func (hook) Levels() []logrus.Level {
-	return []logrus.Level{logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel, logrus.WarnLevel}
-}
-
-// Fire implements logrus.Hook.
-func (h hook) Fire(entry *logrus.Entry) error {
-	fields := []zap.Field{zap.String("message", entry.Message)}
-	for key, value := range entry.Data {
-		fields = append(fields, zap.Any(key, value))
-	}
-	h.to.Warn("containerd's host configuration", fields...)
-	return nil
 }
