@@ -108,6 +108,13 @@ $(FUZZERS): fuzz/%:
 fmt: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Format the code
 	$(<D)/golangci-lint fmt ./...
 
+# `make package VERSION=v1.2.3`; without it, what git describe says.
+VERSION :=
+
+.PHONY: package
+package: ## Build packages, static binaries and bills of materials into dist
+	cd packaging && go run . -version '$(VERSION)'
+
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf bin .cache
+	rm -rf bin dist .cache

@@ -63,6 +63,7 @@ func rootCommand() *cobra.Command {
 		uninstallCommand(),
 		logLevelCommand(load),
 		keepCommand(),
+		manualCommand(),
 	)
 	return root
 }

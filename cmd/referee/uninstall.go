@@ -50,13 +50,14 @@ func (u *uninstallation) run(cmd *cobra.Command) error {
 	return u.remove(leave.Installed(), config)
 }
 
-// remove removes what the daemon kept: its state, of which nothing outlives it,
-// and with --purge its data.
+// remove removes the state of a daemon that was stopped, of which nothing outlives
+// it, and with --purge the data.
 func (u *uninstallation) remove(installed bool, config *configs.Config) error {
-	if !u.purge && (!installed || u.force) { // volumes may still be mounted
-		return nil
+	var gone []string
+	stopped := installed && !u.noStart && install.Running(u.root)
+	if u.purge || stopped && !u.force { // forced: volumes may still be mounted
+		gone = append(gone, config.State)
 	}
-	gone := []string{config.State}
 	if u.purge {
 		gone = append(gone, config.Root, config.CacheDir())
 	}
