@@ -20,6 +20,7 @@ const servicesTimeout = 5 * time.Minute
 func installCommand() *cobra.Command {
 	var opts install.Options
 	var dryRun, noStart bool
+	var config string
 	command := &cobra.Command{
 		Use:   "install",
 		Short: "Put Referee on this node and send the kubelet to it",
@@ -35,6 +36,12 @@ cannot be made, or the daemon or the kubelet does not start with it, all are und
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := runningBinary(&opts); err != nil {
 				return err
+			}
+			if config != "" {
+				var err error
+				if opts.Config, err = os.ReadFile(config); err != nil {
+					return fmt.Errorf("install: %w", err)
+				}
 			}
 			plan, err := install.NewPlan(opts)
 			if err != nil {
@@ -54,6 +61,7 @@ cannot be made, or the daemon or the kubelet does not start with it, all are und
 	flags := command.Flags()
 	flags.StringVar(&opts.Root, "root", "/", "the node's file system")
 	flags.StringVar(&opts.Prefix, "prefix", install.Prefix, "bin/referee goes below it")
+	flags.StringVar(&config, "with-config", "", "this file is the configuration, unless an operator wrote one on the node")
 	flags.BoolVar(&opts.Kubelet, "kubelet", true, "send the kubelet to Referee")
 	flags.StringVar(&opts.KubeletConfigDir, "kubelet-config-dir", "", "the kubelet's --config-dir, where nothing on the node tells")
 	flags.BoolVar(&opts.Crictl, "crictl", true, "send crictl to Referee")

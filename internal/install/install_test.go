@@ -347,6 +347,42 @@ func TestConfigurationFollowsTheKubelet(t *testing.T) {
 	}
 }
 
+// A configuration that is given replaces the one that was given before, and never
+// an operator's.
+func TestGivenConfiguration(t *testing.T) {
+	t.Parallel()
+	s := newScratch(t, kubeadm(nil))
+	give := func(text string) *install.Plan {
+		opts := s.options()
+		opts.Config = []byte(text)
+		plan, err := install.NewPlan(opts)
+		if err == nil {
+			err = plan.Apply(t.Context(), install.Idle{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plan
+	}
+	for _, text := range []string{"version = 1\n", "version = 1\n[log]\nlevel = \"debug\"\n"} {
+		give(text)
+		if got := s.read(t, "/etc/referee/config.toml"); got != text {
+			t.Errorf("the node has %q, given was %q", got, text)
+		}
+	}
+	own := "version = 1\n[log]\nlevel = \"warn\"\n"
+	s.place(t, "/etc/referee/config.toml", own)
+	plan := give("version = 1\n")
+	if got := s.read(t, "/etc/referee/config.toml"); got != own || !strings.Contains(strings.Join(plan.Notes, "\n"), "kept /etc/referee/config.toml") {
+		t.Errorf("the operator's became %q, it notes %q", got, plan.Notes)
+	}
+	opts := s.options()
+	opts.Root, opts.Config = newScratch(t, nil).root, []byte("version = 7\n")
+	if _, err := install.NewPlan(opts); err == nil || !strings.Contains(err.Error(), "version: must be 1") {
+		t.Errorf("an invalid one: %v", err)
+	}
+}
+
 // An upgrade replaces what the former version brought, and still knows the way back.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()

@@ -29,6 +29,7 @@ type Options struct {
 	Binary  []byte // the program
 	Running string // its path if it stands on the node itself already, such as a package's
 	Version string
+	Config  []byte // the configuration, in place of the default; nil: the default
 	Prefix  string // bin/referee is put below it; "": Prefix
 
 	Kubelet          bool   // send the kubelet to Referee
@@ -105,9 +106,22 @@ func (p *Plan) planConfig(k *Kubelet) error {
 	if err != nil {
 		return err
 	}
-	if old != nil {
+	now, err := p.tree.look(ConfigFile)
+	if err != nil {
+		return err
+	}
+	if old != nil && (p.opts.Config == nil || !p.record.made(ConfigFile, now)) {
+		if p.opts.Config != nil && !bytes.Equal(old, p.opts.Config) {
+			p.note("kept %s, which is not the one that was given", ConfigFile)
+		}
 		p.Config, err = configs.Parse(ConfigFile, old)
 		return err
+	}
+	if p.opts.Config != nil {
+		if p.Config, err = configs.Parse("the configuration that was given", p.opts.Config); err != nil {
+			return err
+		}
+		return p.own(ConfigFile, "the configuration", p.opts.Config, daemon)
 	}
 	text := configs.DefaultTOML
 	for key, value := range map[string]string{
