@@ -21,6 +21,7 @@ type targetFlags struct {
 	chunkSize  int
 	prioritize string
 	soci       conversion.SOCI
+	plainDisk  bool
 }
 
 // defaultBlockSize is the largest that every overlaybd reader takes. Against
@@ -31,7 +32,7 @@ const defaultBlockSize = 32 << 10
 // targetNames are what --to takes.
 //
 //nolint:gochecknoglobals // a constant table
-var targetNames = []string{"overlaybd", "estargz", "zstd-chunked", "soci", "soci-v2"}
+var targetNames = []string{"overlaybd", "estargz", "zstd-chunked", "soci", "soci-v2", "erofs", "disk"}
 
 // flagTargets are the formats that a flag is for; one that is not here is for all.
 //
@@ -45,6 +46,7 @@ var flagTargets = map[string][]string{
 
 	"span-size":      {"soci", "soci-v2"},
 	"min-layer-size": {"soci", "soci-v2"},
+	"uncompressed":   {"disk"},
 }
 
 //nolint:gochecknoglobals // a constant table
@@ -59,6 +61,7 @@ func (f *targetFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.prioritize, "prioritize", "", "estargz, zstd-chunked: file with the paths that a start reads, one a line, in order")
 	flags.Int64Var(&f.soci.SpanSize, "span-size", conversion.DefaultSpanSize, "soci, soci-v2: bytes of plain data from one place where reading can begin to the next")
 	flags.Int64Var(&f.soci.MinLayerSize, "min-layer-size", conversion.DefaultMinLayerSize, "soci, soci-v2: layers of fewer bytes get no table")
+	flags.BoolVar(&f.plainDisk, "uncompressed", false, "disk: leave the disk as it is instead of compressing it in seekable zstd")
 }
 
 // target returns what the flags say.
@@ -80,6 +83,10 @@ func (f *targetFlags) target(flags *pflag.FlagSet) (conversion.Target, error) {
 		return f.stargz(stargz.EStargz)
 	case "zstd-chunked":
 		return f.stargz(stargz.ZstdChunked)
+	case "erofs":
+		return conversion.NewErofs(), nil
+	case "disk":
+		return conversion.NewDisk(!f.plainDisk), nil
 	case "soci", "soci-v2":
 		return f.tables()
 	default:

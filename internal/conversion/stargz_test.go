@@ -42,6 +42,23 @@ func fetch[T any](t *testing.T, ref string) (d ocispec.Descriptor, parsed T) {
 	return d, parsed
 }
 
+// fetchBlob reads a JSON blob of the repository "app".
+func fetchBlob[T any](t *testing.T, reg *regtest.Registry, d ocispec.Descriptor) (raw []byte, parsed T) {
+	t.Helper()
+	repo, err := remote.NewRepository(reg.Host() + "/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo.PlainHTTP = true
+	if raw, err = content.FetchAll(t.Context(), repo, d); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	return raw, parsed
+}
+
 // load serves a layout of the reference data as repository "app".
 func load(t *testing.T, folder string) *regtest.Registry {
 	t.Helper()

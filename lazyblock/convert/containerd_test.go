@@ -3,6 +3,7 @@ package convert
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
+	"github.com/referee-cri/referee/lazyblock/erofs"
 )
 
 // unpackLikeContainerd unpacks a layer into its overlayfs upper directory, with
@@ -228,7 +230,31 @@ func compareRandomStack(t *testing.T, seed uint64) (unpacked int) {
 			return len(layers)
 		}
 	}
+	compareErofsLayers(t, want, layers)
 	return len(layers)
+}
+
+// compareErofsLayers compares what overlayfs shows of EROFS images of the layers.
+func compareErofsLayers(t *testing.T, want treecmp.Tree, layers [][]byte) {
+	t.Helper()
+	store, desc := imagetest.Image{Tars: layers}.Store(t)
+	result, err := with(Layers)(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
+	if err != nil {
+		if errors.Is(err, erofs.ErrInvalid) && strings.Contains(err.Error(), "hard link to a file of a lower layer") {
+			return
+		}
+		t.Fatal(err)
+	}
+	got, err := treecmp.List(mountLayers(t, result.Layers))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range treecmp.Diff(want, got, append(changedTypes(layers), treecmp.Ignore{Field: treecmp.FieldNlink, Why: "overlayfs counts names that are hidden"})...) {
+		t.Errorf("EROFS layers: %v", d)
+	}
+	if t.Failed() {
+		logLayers(t, layers)
+	}
 }
 
 // changedTypes finds names that one layer gives to a directory and to another

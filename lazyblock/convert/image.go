@@ -41,6 +41,12 @@ type Options struct {
 	Progress  func(source.Progress) // called from the goroutine that called Image; may be nil
 }
 
+func (o *Options) setDefaults() {
+	if o.MaxSize == 0 {
+		o.MaxSize = defaultMaxSize
+	}
+}
+
 // Result is a converted image. The caller owns the files.
 type Result struct {
 	Source     ocispec.Descriptor // the manifest that was converted
@@ -63,9 +69,7 @@ type Layer struct {
 // Errors that blame the image wrap [erofs.ErrInvalid] or carry a reason code.
 // After an error no files are left.
 func Image(ctx context.Context, image *source.Image, opts Options) (*Result, error) {
-	if opts.MaxSize == 0 {
-		opts.MaxSize = defaultMaxSize
-	}
+	opts.setDefaults()
 	c := &converter{image: image, opts: opts, disk: newDisk(opts.Limits), size: virtualSize}
 	result := &Result{Source: image.Descriptor, ConfigType: ocispec.MediaTypeImageConfig}
 	digests := make([]digest.Digest, 0, len(image.DiffIDs))

@@ -64,7 +64,7 @@ func (c *converter) attempt(ctx context.Context, i int, path string) (_ ocispec.
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("start layer file: %w", err)
 	}
-	progress := &progress{w: w, call: c.opts.Progress, now: source.Progress{Layer: i, Layers: len(c.image.DiffIDs), Size: c.image.Manifest.Layers[i].Size}}
+	progress := newProgress(c.image, i, c.opts, w)
 	if err := c.copy(ctx, i, progress); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -114,19 +114,10 @@ const hashStep = 16 << 20
 // describe reads the finished file once more for its digest: its head is
 // written last.
 func describe(ctx context.Context, f *os.File, size int64) (ocispec.Descriptor, error) {
-	digester := digest.Canonical.Digester()
-	blob := io.NewSectionReader(f, 0, size)
-	for {
-		if err := ctx.Err(); err != nil {
-			return ocispec.Descriptor{}, err
-		}
-		if _, err := io.CopyN(digester.Hash(), blob, hashStep); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return ocispec.Descriptor{}, fmt.Errorf("hash layer file: %w", err)
-		}
+	sum, err := digestOf(ctx, io.NewSectionReader(f, 0, size))
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
-	sum := digester.Digest()
 	return ocispec.Descriptor{
 		MediaType: ocispec.MediaTypeImageLayer,
 		Digest:    sum,
@@ -139,12 +130,33 @@ func describe(ctx context.Context, f *os.File, size int64) (ocispec.Descriptor, 
 	}, nil
 }
 
+// digestOf hashes what r has left.
+func digestOf(ctx context.Context, r io.Reader) (digest.Digest, error) {
+	digester := digest.Canonical.Digester()
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		if _, err := io.CopyN(digester.Hash(), r, hashStep); errors.Is(err, io.EOF) {
+			return digester.Digest(), nil
+		} else if err != nil {
+			return "", fmt.Errorf("hash layer file: %w", err)
+		}
+	}
+}
+
 // progress tells the caller about every write on its way to w.
 type progress struct {
 	w    io.WriterAt
 	call func(source.Progress)
 	now  source.Progress
 	read atomic.Int64 // counted by the goroutine that reads the blob
+}
+
+func newProgress(image *source.Image, layer int, opts Options, w io.WriterAt) *progress {
+	return &progress{w: w, call: opts.Progress, now: source.Progress{
+		Layer: layer, Layers: len(image.DiffIDs), Size: image.Manifest.Layers[layer].Size,
+	}}
 }
 
 func (p *progress) WriteAt(b []byte, off int64) (int, error) {

@@ -10,11 +10,12 @@
 //   - how it is spelled: the on-disk structures of format.go, written by
 //     [Layout.Write].
 //
-// Two kinds of image come out of it. On a disk that only grows every layer
+// Three kinds of image come out of it. On a disk that only grows every layer
 // appends its file data and then a whole new metadata region, and rewrites the
 // superblock in block 0: any prefix of the layers is a valid file system. A
 // metadata-only image holds no data: its regular files point into extra
-// devices ([Extent.Device]).
+// devices ([Extent.Device]). And a single layer, with its whiteouts, for overlayfs to
+// put above others ([Layer.Overlay]).
 //
 // Sources of the on-disk format: Documentation/filesystems/erofs.rst and
 // fs/erofs/erofs_fs.h of Linux 6.1 and later. Only features that 6.1 knows are
