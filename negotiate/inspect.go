@@ -28,6 +28,8 @@ type Attachment struct {
 	Created      time.Time          `json:"created,omitzero"`
 	Format       string             `json:"format,omitempty"` // of a form of the image
 	What         string             `json:"what,omitempty"`   // in words, of anything else
+	Blobs        int                `json:"blobs,omitempty"`      // of a form, without its config
+	Size         int64              `json:"size_bytes,omitempty"` // of these as the registry stores them
 	Chosen       bool               `json:"chosen,omitempty"`
 	Convincing   bool               `json:"convincing,omitempty"` // the signature that vouched for the chosen form
 	Reason       reason.Code        `json:"reason,omitempty"`     // why it was not chosen
@@ -65,7 +67,7 @@ func (n *Negotiator) Inspect(ctx context.Context, req Request) (*Inspection, err
 	w := &walk{judge: j, plan: plan, left: maxInspected, slots: make(chan struct{}, parallelInspects)}
 	inspection := summary(plan)
 	w.attachments(ctx, inspection.Manifest, 0)
-	inspection.Manifest.Attached = append(w.standing(), inspection.Manifest.Attached...)
+	inspection.Manifest.Attached = append(w.standing(ctx), inspection.Manifest.Attached...)
 	if plan.Image.Index != nil {
 		inspection.Index = &Attachment{Descriptor: *plan.Image.Index}
 		w.attachments(ctx, inspection.Index, 0)
@@ -101,7 +103,7 @@ type walk struct {
 }
 
 // standing are the forms in the image itself.
-func (w *walk) standing() []*Attachment {
+func (w *walk) standing(ctx context.Context) []*Attachment {
 	var forms []*Attachment
 	if c := w.plan.Chosen; c != nil && c.Found == FoundInPlace {
 		forms = append(forms, &Attachment{Descriptor: c.Artifact, Found: c.Found, Format: c.Format, Chosen: true})
@@ -111,7 +113,32 @@ func (w *walk) standing() []*Attachment {
 			forms = append(forms, &Attachment{Descriptor: r.Artifact, Found: r.Found, Format: r.Format, Reason: r.Reason, Detail: r.Detail})
 		}
 	}
+	for _, form := range forms {
+		if form.Descriptor.Digest == w.img.Manifest.Digest {
+			form.measure(w.img.Layers)
+		} else {
+			w.weigh(ctx, form)
+		}
+	}
 	return forms
+}
+
+// weigh asks what a form's manifest says of its size. Where that is not to be had it
+// stays unknown: whether the form can be used has been said elsewhere.
+func (w *walk) weigh(ctx context.Context, form *Attachment) {
+	if form.Descriptor.Size == 0 {
+		return // a SOCI index that is known by name only
+	}
+	if m, err := w.fetch(ctx, form.Descriptor); err == nil {
+		form.measure(m.Files)
+	}
+}
+
+func (a *Attachment) measure(blobs []ocispec.Descriptor) {
+	a.Blobs, a.Size = len(blobs), 0
+	for _, d := range blobs {
+		a.Size += d.Size
+	}
 }
 
 // attachments fills in what is attached to node, and to that.
@@ -126,6 +153,9 @@ func (w *walk) attachments(ctx context.Context, node *Attachment, depth int) {
 		defer func() { <-w.slots }()
 		list = w.finder.find(ctx, node.Descriptor.Digest)
 		byTag = w.finder.cosignTag(ctx, node.Descriptor.Digest)
+		if node.Format != "" {
+			w.weigh(ctx, node)
+		}
 	}()
 	list = listing{entries: slices.Clone(list.entries), problem: list.problem}
 	list.merge(byTag)

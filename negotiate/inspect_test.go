@@ -86,10 +86,10 @@ func TestInspectDrawsTheWholeTree(t *testing.T) {
 
 manifest IMAGE
 ├── UNSIGNED
-│     application/vnd.containerd.overlaybd.native.v1+json, found by referrers-api, made 2026-02-01 00:00
+│     application/vnd.containerd.overlaybd.native.v1+json, found by referrers-api, made 2026-02-01 00:00, 24 bytes in 2 blobs
 │     - overlaybd: unsigned: policy team wants a signature and it has none
 ├── SIGNED
-│     application/vnd.containerd.overlaybd.native.v1+json, found by referrers-api, made 2026-01-01 00:00
+│     application/vnd.containerd.overlaybd.native.v1+json, found by referrers-api, made 2026-01-01 00:00, 14 bytes in 2 blobs
 │     * overlaybd: would be used
 │   └── SIGNATURE
 │         application/vnd.cncf.notary.signature, found by referrers-api

@@ -70,6 +70,9 @@ func (a *Attachment) lines() []string {
 	if !a.Created.IsZero() {
 		lines[0] += a.Created.UTC().Format(", made 2006-01-02 15:04")
 	}
+	if a.Blobs > 0 {
+		lines[0] += fmt.Sprintf(", %d bytes in %d blobs", a.Size, a.Blobs)
+	}
 	switch {
 	case a.Chosen:
 		lines = append(lines, "* "+a.Format+": would be used")

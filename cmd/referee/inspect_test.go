@@ -31,7 +31,7 @@ min_size = "0B"
 	}
 	for _, want := range []string{
 		"policy: **/tiny", "* overlaybd: would be used", "- turbooci: format-not-allowed", "- soci: format-not-allowed",
-		"sigstore-bundle signature", "cosign signature", "lazy, as overlaybd",
+		"sigstore-bundle signature", "cosign signature", "lazy, as overlaybd", " bytes in 4 blobs",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("does not say %q:\n%s", want, out)
