@@ -27,6 +27,7 @@ func TestFormsInTheImageItself(t *testing.T) {
 		differs             []treecmp.Ignore
 	}{
 		"eStargz":                            {"estargz", "tiny-estargz", "estargz", stargzDiffers},
+		"eStargz with tables elsewhere":      {"estargz-external-toc", "tiny-estargz-keepdiffid", "estargz", stargzDiffers},
 		"zstd:chunked by stargz-snapshotter": {"zstdchunked-stargz", "tiny-zstdchunked", "zstdchunked", stargzDiffers},
 		"zstd:chunked by containers/storage": {"zstdchunked-skopeo", "tiny-zstdchunked-skopeo", "zstdchunked", nil},
 	} {

@@ -19,7 +19,8 @@ const annotationTOCDigest = "containerd.io/snapshot/stargz/toc.digest"
 //
 // A table may also live outside, in an image with "-esgztoc" after the tag. Such
 // a layer carries the same annotation and differs in its footer alone, which
-// nobody looks at here: whoever opens the layer finds out.
+// nobody looks at here: whoever opens the layer finds out, and then asks for
+// Negotiator.ExternalTables.
 type eStargz struct{}
 
 var _ InPlaceRecogniser = eStargz{}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -15,6 +16,7 @@ import (
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/lazyblock/attach"
 	"github.com/referee-cri/referee/lazyblock/complete"
+	"github.com/referee-cri/referee/lazyblock/format/estargz"
 	"github.com/referee-cri/referee/lazyblock/graft"
 	"github.com/referee-cri/referee/lazyblock/host"
 	"github.com/referee-cri/referee/lazyblock/volume"
@@ -39,7 +41,7 @@ func newGuard(config *configs.Config, d *daemonParts, grafter *graft.Grafter, lo
 		VerifyImage: verify,
 		Log:         log,
 	})
-	return fallback.New(planner{d.negotiator}, node{d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}, d.completion, &d.gate}, journal, log, fallback.Options{
+	return fallback.New(planner{d.negotiator}, node{d.negotiator, d.host, &snapshotterCheck{images: runtime.NewImageServiceClient(d.backend), grafter: grafter}, d.completion, &d.gate}, journal, log, fallback.Options{
 		Disabled:         config.Disabled,
 		Rules:            rules.Rules,
 		Settled:          d.metrics.Pull,
@@ -89,6 +91,7 @@ func credentials(auth *runtime.AuthConfig) registry.Credentials {
 
 // node lets the guard use the host.
 type node struct {
+	plans *negotiate.Negotiator
 	host  *host.Host
 	check *snapshotterCheck
 
@@ -124,6 +127,17 @@ func (n node) Attach(ctx context.Context, pull fallback.Pull, plan *negotiate.Pl
 	}
 	defer leave()
 	image := lazyImage(plan)
+	attached, err := n.attach(ctx, pull, image)
+	if errors.Is(err, estargz.ErrTableElsewhere) {
+		if image.Volume.Tables, err = n.plans.ExternalTables(ctx, plan, credentials(pull.Auth)); err == nil {
+			attached, err = n.attach(ctx, pull, image)
+		}
+	}
+	return attached, err
+}
+
+// attach attaches an image unless it is in quarantine.
+func (n node) attach(ctx context.Context, pull fallback.Pull, image host.Image) (fallback.Attached, error) {
 	if err := n.completion.Refuse(image.Volume); err != nil {
 		return fallback.Attached{}, err
 	}
