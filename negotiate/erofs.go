@@ -22,7 +22,10 @@ const (
 // entry of the image's index, or the image itself.
 type erofs struct{}
 
-var _ InPlaceRecogniser = erofs{}
+var (
+	_ InPlaceRecogniser = erofs{}
+	_ Completer         = erofs{}
+)
 
 func (erofs) Format() string { return "erofs" }
 
@@ -49,7 +52,7 @@ func (e erofs) Recognise(_ context.Context, a Artifact) (*Candidate, error) {
 }
 
 // RecogniseInPlace prefers the image itself, all of whose layers must be EROFS
-// images, to another entry of its index.
+// images, to another entry of its index, whose layers are left to Complete.
 func (e erofs) RecogniseInPlace(o Original) (*Candidate, error) {
 	err := o.countLayers("EROFS images", isErofsLayer)
 	if err == nil {
@@ -64,6 +67,31 @@ func (e erofs) RecogniseInPlace(o Original) (*Candidate, error) {
 	c := o.entry(d)
 	c.Format, c.Foreign = e.Format(), true
 	return c, nil
+}
+
+// Complete reads the manifest of an entry of the index. It must be of EROFS layers,
+// as many as the image has, or one for all of them: converters keep their number.
+func (erofs) Complete(ctx context.Context, c *Candidate, o Original, fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)) error {
+	if len(c.Layers) > 0 {
+		return nil
+	}
+	m, err := fetch(ctx, c.Artifact)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(m.Files, func(d ocispec.Descriptor) bool { return !isErofsLayer(d) }); i >= 0 {
+		return reason.Errorf(reason.ArtifactInvalid, "layer %d of the index's EROFS entry is a %s", i, clip(m.Files[i].MediaType))
+	}
+	switch have, want := len(m.Files), len(o.Manifest.Files); have {
+	case want:
+		c.Fit = FitLayers
+	case 1:
+		c.Fit = FitFlat
+	default:
+		return reason.Errorf(reason.LayerMismatch, "the index's EROFS entry has %d layers, the image has %d", have, want)
+	}
+	c.Layers, c.Config, c.Created = slices.Clone(m.Files), m.Config, created(m.Annotations)
+	return nil
 }
 
 func isErofsLayer(d ocispec.Descriptor) bool {

@@ -21,11 +21,14 @@ const (
 	typeNydusORAS  = "application/vnd.cncf.nydus.v1"
 	nydusBlob      = "application/vnd.oci.image.layer.nydus.blob.v1"
 	erofsLayer     = "application/vnd.erofs.layer.v1"
+	typeDisk       = "application/vnd.referee.disk.v1"
+	diskLayer      = "application/vnd.referee.disk.layer.v1."
 	keyTurbo       = prefix + "turbo-oci/target-digest"
 	keyFast        = prefix + "fastoci/target-digest"
 	sociPrefetch   = "application/vnd.amazon.soci.prefetch.v1+json"
 	keySOCILayer   = "com.amazon.soci.image-layer-digest"
 	keyBootstrap   = "containerd.io/snapshot/nydus-bootstrap"
+	keyNydusRef    = "containerd.io/snapshot/nydus-ref"
 	keyNydusFS     = "containerd.io/snapshot/nydus-fs-version"
 	keyNydusSecret = "containerd.io/snapshot/nydus-encrypted-blob"
 )
@@ -174,6 +177,22 @@ func TestAttachedForms(t *testing.T) {
 		"EROFS, named, ordinary layer within": {func(*regtest.Image) form {
 			return form{artifactType: erofsLayer, layers: 2, change: withLayers(erofs[0], layer("x", false))}
 		}, "", reason.ArtifactInvalid, 0, ""},
+
+		"disk, raw": {func(*regtest.Image) form {
+			return form{artifactType: typeDisk, layers: 1, change: withLayers(blob(diskLayer+"raw", "x", nil))}
+		}, "disk", "", 1, negotiate.FitFlat},
+		"disk, VHD in zstd": {func(*regtest.Image) form {
+			return form{artifactType: typeDisk, layers: 1, change: withLayers(blob(diskLayer+"vhd+zstd", "x", nil))}
+		}, "disk", "", 1, negotiate.FitFlat},
+		"disk of two layers": {func(*regtest.Image) form {
+			return form{artifactType: typeDisk, layers: 2, change: withLayers(blob(diskLayer+"raw", "x", nil), blob(diskLayer+"raw", "y", nil))}
+		}, "", reason.ArtifactInvalid, 0, ""},
+		"disk of another kind": {func(*regtest.Image) form {
+			return form{artifactType: typeDisk, layers: 1, change: withLayers(blob(diskLayer+"qcow2", "x", nil))}
+		}, "", reason.ArtifactInvalid, 0, ""},
+		"disk that does not say so": {func(*regtest.Image) form {
+			return form{layers: 1, change: withLayers(blob(diskLayer+"raw", "x", nil))}
+		}, "", reason.NoMatch, 0, ""},
 
 		// Rows that are no form of an image.
 		"notation":             {other("application/vnd.cncf.notary.signature"), "", reason.NoMatch, 0, ""},

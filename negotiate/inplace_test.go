@@ -169,18 +169,36 @@ func TestFormsInTheIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const self, stranger = "SELF", "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	entry := func(artifactType string, features []string, annotations map[string]string) ocispec.Descriptor {
 		d := index
 		d.ArtifactType, d.Annotations = artifactType, annotations
 		d.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64", OSFeatures: features}
 		return d
 	}
+	manifests := []any{sociV2(imageLayers(t)...)}
+	holding := func(d ocispec.Descriptor, layers ...ocispec.Descriptor) ocispec.Descriptor {
+		m := map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageManifest, "layers": layers, "config": blob(ocispec.MediaTypeImageConfig, "{}", nil)}
+		manifests = append(manifests, m)
+		made, err := regtest.New(t, regtest.Options{}).PutJSON("app", "", ocispec.MediaTypeImageManifest, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Digest, d.Size = made.Digest, made.Size
+		return d
+	}
+	boot := func(version string) ocispec.Descriptor {
+		return blob(ocispec.MediaTypeImageLayerGzip, "boot", map[string]string{keyBootstrap: "true", keyNydusFS: version})
+	}
+	data := blob(nydusBlob, "data", nil)
+	nydusEntry := entry("", []string{"nydus.remoteimage.v1"}, nil)
+	erofsEntry := entry("", []string{"erofs"}, nil)
+	erofsData := blob(erofsLayer, "erofs", nil)
 	soci := func(of string) ocispec.Descriptor {
 		d := entry(typeSOCIv2, nil, map[string]string{keySOCIOfImage: of})
 		d.Digest, d.Size = sociIndex.Digest, sociIndex.Size
 		return d
 	}
-	const self, stranger = "SELF", "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	arm := func(d ocispec.Descriptor) ocispec.Descriptor {
 		d.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64", OSFeatures: d.Platform.OSFeatures}
 		return d
@@ -200,21 +218,31 @@ func TestFormsInTheIndex(t *testing.T) {
 		"SOCI v2, not listed":                  {stranger, arm(soci(stranger)), "", reason.ArtifactInvalid, "does not list"},
 		"SOCI v2, of another platform's image": {"", arm(soci(stranger)), "", reason.NoReferrers, ""},
 
-		"nydus, index alternative, os.features":    {"", entry("", []string{"nydus.remoteimage.v1"}, nil), "nydus", "", ""},
-		"nydus, index alternative, artifact type":  {"", entry(typeNydus, nil, nil), "nydus", "", ""},
-		"nydus, index alternative, both":           {"", entry(typeNydus, []string{"nydus.remoteimage.v1"}, nil), "nydus", "", ""},
-		"nydus, index alternative, other platform": {"", arm(entry(typeNydus, []string{"nydus.remoteimage.v1"}, nil)), "", reason.NoReferrers, ""},
+		"nydus, os.features":           {"", holding(nydusEntry, data, boot("6")), "nydus", "", ""},
+		"nydus, artifact type":         {"", holding(entry(typeNydus, nil, nil), data, boot("6")), "nydus", "", ""},
+		"nydus, both":                  {"", holding(entry(typeNydus, []string{"nydus.remoteimage.v1"}, nil), data, boot("6")), "nydus", "", ""},
+		"nydus, other platform":        {"", arm(holding(nydusEntry, data, boot("6"))), "", reason.NoReferrers, ""},
+		"nydus, older metadata":        {"", holding(nydusEntry, data, boot("5")), "", reason.NoMatch, "version 5"},
+		"nydus, no bootstrap":          {"", holding(nydusEntry, data), "", reason.ArtifactInvalid, "bootstrap"},
+		"nydus, an ordinary image":     {"", nydusEntry, "", reason.ArtifactInvalid, "bootstrap"},
+		"nydus, data in the old layer": {"", holding(nydusEntry, blob(nydusBlob, "zran", map[string]string{keyNydusRef: stranger}), boot("6")), "", reason.NoMatch, "zran"},
 
-		"EROFS, os.features":                 {"", entry("", []string{"erofs"}, nil), "erofs", "", ""},
-		"EROFS, os.features, other platform": {"", arm(entry("", []string{"erofs"}, nil)), "", reason.NoReferrers, ""},
-		"other os.features":                  {"", entry("", []string{"example"}, nil), "", reason.NoReferrers, ""},
+		"EROFS":                    {"", holding(erofsEntry, erofsData, erofsData), "erofs", "", ""},
+		"EROFS, one for all":       {"", holding(erofsEntry, erofsData), "erofs", "", ""},
+		"EROFS, other platform":    {"", arm(holding(erofsEntry, erofsData, erofsData)), "", reason.NoReferrers, ""},
+		"EROFS, too many layers":   {"", holding(erofsEntry, erofsData, erofsData, erofsData), "", reason.LayerMismatch, "3 layers"},
+		"EROFS, no layers":         {"", holding(erofsEntry), "", reason.LayerMismatch, "0 layers"},
+		"EROFS, an ordinary image": {"", erofsEntry, "", reason.ArtifactInvalid, "layer 0"},
+		"other os.features":        {"", entry("", []string{"example"}, nil), "", reason.NoReferrers, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
 			putImage(t, reg, "app", "", alternative)
-			if _, err := reg.PutJSON("app", "", ocispec.MediaTypeImageManifest, sociV2(imageLayers(t)...)); err != nil {
-				t.Fatal(err)
+			for _, m := range manifests {
+				if _, err := reg.PutJSON("app", "", ocispec.MediaTypeImageManifest, m); err != nil {
+					t.Fatal(err)
+				}
 			}
 			img := putImage(t, reg, "app", "", regtest.ImageSpec{})
 			if tc.named != "" {
@@ -240,6 +268,9 @@ func TestFormsInTheIndex(t *testing.T) {
 			c := p.Chosen
 			if c.Format != tc.format || c.Found != negotiate.FoundInPlace || !c.Bound || c.Foreign != (tc.format != "soci") || c.Artifact.Digest != tc.entry.Digest {
 				t.Errorf("chosen %+v", c)
+			}
+			if len(c.Layers) == 0 || c.Fit == "" {
+				t.Errorf("nobody read the entry: %+v", c)
 			}
 			checkNotAttachable(t, reg, tc.format, tc.entry)
 		})

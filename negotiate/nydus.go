@@ -24,6 +24,7 @@ const (
 	annotationNydusBlob      = "containerd.io/snapshot/nydus-blob"
 	annotationNydusBoot      = "containerd.io/snapshot/nydus-bootstrap" // its presence counts, not its value
 	annotationNydusVersion   = "containerd.io/snapshot/nydus-fs-version"
+	annotationNydusReference = "containerd.io/snapshot/nydus-ref" // of a blob whose data is in this original layer
 	annotationNydusEncrypted = "containerd.io/snapshot/nydus-encrypted-blob"
 	featureNydus             = "nydus.remoteimage.v1"
 )
@@ -32,7 +33,10 @@ const (
 // (the bootstrap) as last layer. The bootstrap is an EROFS image.
 type nydus struct{}
 
-var _ InPlaceRecogniser = nydus{}
+var (
+	_ InPlaceRecogniser = nydus{}
+	_ Completer         = nydus{}
+)
 
 func (nydus) Format() string { return "nydus" }
 
@@ -52,31 +56,42 @@ func (n nydus) Recognise(_ context.Context, a Artifact) (*Candidate, error) {
 	case !slices.Contains(n.ArtifactTypes(), a.ArtifactType) && (!slices.Contains(namelessTypes, a.ArtifactType) || !endsWithBootstrap(layers)):
 		return nil, ErrNotMine
 	}
-	if !endsWithBootstrap(layers) {
-		return nil, reason.Errorf(reason.ArtifactInvalid, "its last layer is no Nydus bootstrap")
-	}
-	boot, blobs := layers[len(layers)-1], layers[:len(layers)-1]
-	if version, ok := boot.Annotations[annotationNydusVersion]; ok && version != "6" {
-		return nil, reason.Errorf(reason.NoMatch, "it is Nydus RAFS version %s, not 6", clip(version))
-	}
-	if len(blobs) == 0 {
-		return nil, reason.Errorf(reason.NoMatch, "its data is not in the registry")
-	}
-	for i, d := range blobs {
-		switch {
-		case d.Annotations[annotationNydusEncrypted] != "":
-			return nil, reason.Errorf(reason.NoMatch, "blob %d is encrypted", i)
-		case !isNydusBlob(d):
-			return nil, reason.Errorf(reason.ArtifactInvalid, "layer %d is a %s, not a Nydus blob", i, clip(d.MediaType))
-		}
+	if err := checkNydus(layers); err != nil {
+		return nil, err
 	}
 	return &Candidate{
 		Format: n.Format(), Config: a.Config, Layers: slices.Clone(layers), Fit: FitFlat, Foreign: true,
 	}, nil
 }
 
+// checkNydus refuses layers that are no blobs with a bootstrap behind them, or such
+// as are not read here.
+func checkNydus(layers []ocispec.Descriptor) error {
+	if !endsWithBootstrap(layers) {
+		return reason.Errorf(reason.ArtifactInvalid, "its last layer is no Nydus bootstrap")
+	}
+	boot, blobs := layers[len(layers)-1], layers[:len(layers)-1]
+	if version, ok := boot.Annotations[annotationNydusVersion]; ok && version != "6" {
+		return reason.Errorf(reason.NoMatch, "it is Nydus RAFS version %s, not 6", clip(version))
+	}
+	if len(blobs) == 0 {
+		return reason.Errorf(reason.NoMatch, "its data is not in the registry")
+	}
+	for i, d := range blobs {
+		switch {
+		case d.Annotations[annotationNydusEncrypted] != "":
+			return reason.Errorf(reason.NoMatch, "blob %d is encrypted", i)
+		case d.Annotations[annotationNydusReference] != "":
+			return reason.Errorf(reason.NoMatch, "blob %d is an index of an original layer (zran), which is not read here", i)
+		case !isNydusBlob(d):
+			return reason.Errorf(reason.ArtifactInvalid, "layer %d is a %s, not a Nydus blob", i, clip(d.MediaType))
+		}
+	}
+	return nil
+}
+
 // RecogniseInPlace looks for another entry of the image's index. What its
-// manifest holds is left to whoever opens it.
+// manifest holds is left to Complete.
 func (n nydus) RecogniseInPlace(o Original) (*Candidate, error) {
 	d, found := o.alternative(func(d ocispec.Descriptor) bool {
 		return d.ArtifactType == artifactTypeNydus || slices.Contains(d.Platform.OSFeatures, featureNydus)
@@ -87,6 +102,22 @@ func (n nydus) RecogniseInPlace(o Original) (*Candidate, error) {
 	c := o.entry(d)
 	c.Format, c.Fit, c.Foreign = n.Format(), FitFlat, true
 	return c, nil
+}
+
+// Complete reads the manifest of an entry of the index.
+func (nydus) Complete(ctx context.Context, c *Candidate, _ Original, fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)) error {
+	if len(c.Layers) > 0 {
+		return nil
+	}
+	m, err := fetch(ctx, c.Artifact)
+	if err != nil {
+		return err
+	}
+	if err := checkNydus(m.Files); err != nil {
+		return err
+	}
+	c.Layers, c.Config, c.Created = slices.Clone(m.Files), m.Config, created(m.Annotations)
+	return nil
 }
 
 func endsWithBootstrap(layers []ocispec.Descriptor) bool {

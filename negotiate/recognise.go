@@ -75,7 +75,7 @@ var ErrNotMine = errors.New("artifact of another kind")
 // Recognisers returns those built in, the preferred first: ready block images
 // before tables of contents, which a node has to work on before it can mount them.
 func Recognisers() []Recogniser {
-	return []Recogniser{overlaybd{}, turboOCI{}, erofs{}, nydus{}, eStargz{}, zstdChunked{}, soci{}}
+	return []Recogniser{overlaybd{}, turboOCI{}, erofs{}, nydus{}, disk{}, eStargz{}, zstdChunked{}, soci{}}
 }
 
 // alternative returns the entry of the image's index that is marked as another
