@@ -5,7 +5,10 @@ import (
 	"fmt"
 
 	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/format/disk"
+	"github.com/referee-cri/referee/lazyblock/format/erofslayers"
 	"github.com/referee-cri/referee/lazyblock/format/estargz"
+	"github.com/referee-cri/referee/lazyblock/format/nydus"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 	"github.com/referee-cri/referee/lazyblock/format/soci"
 	"github.com/referee-cri/referee/lazyblock/format/span"
@@ -20,8 +23,17 @@ func formats() map[string]volume.Opener {
 	memory := span.NewMemory(span.DefaultMemory)
 	return map[string]volume.Opener{
 		"overlaybd": openOverlaybd,
+		"disk": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return disk.Open(ctx, form, memory)
+		},
+		"erofs": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return erofslayers.Open(ctx, form, memory)
+		},
 		"estargz": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 			return estargz.Open(ctx, form, estargz.Options{Memory: memory})
+		},
+		"nydus": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return nydus.Open(ctx, form, memory)
 		},
 		"soci": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 			return soci.Open(ctx, form, soci.Options{Memory: memory})
