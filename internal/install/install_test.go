@@ -586,3 +586,34 @@ func TestPackagedProgram(t *testing.T) {
 		t.Errorf("the socket's link is %s, %v", link, err)
 	}
 }
+
+// A tree that somebody else made may have links that lead out of it.
+func TestLinksStayInsideTheRoot(t *testing.T) {
+	t.Parallel()
+	outside := t.TempDir()
+	s := newScratch(t, map[string]string{
+		"/etc/systemd": "-> " + outside, "/usr/local": "-> ../../../../../../../.." + outside, "/etc/crictl.yaml": "-> " + outside + "/crictl.yaml",
+		"/var/lib/kubelet/config.yaml": "-> ../../../../../../../../.." + outside + "/kubelet.yaml",
+	})
+	for _, name := range []string{"crictl.yaml", "kubelet.yaml"} {
+		if err := os.WriteFile(filepath.Join(outside, name), []byte("kind: outside\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan, err := install.NewPlan(s.options())
+	if err == nil {
+		err = plan.Apply(t.Context(), install.Idle{})
+	}
+	if err != nil {
+		t.Logf("it refuses: %v", err) // as good
+	}
+	entries, err := os.ReadDir(outside)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("outside the tree are %v, %v", entries, err)
+	}
+	for _, name := range []string{"crictl.yaml", "kubelet.yaml"} {
+		if text, err := os.ReadFile(filepath.Join(outside, name)); err != nil || string(text) != "kind: outside\n" {
+			t.Errorf("%s outside the tree became %q, %v", name, text, err)
+		}
+	}
+}
