@@ -13,7 +13,7 @@ TOOLS := $(CACHE)/tools
 # What the end-to-end tests and the demo need from Debian.
 PACKAGES := attr chromium containernetworking-plugins docker-registry e2fsprogs \
   erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 qemu-utils \
-  runc squashfs-tools umoci xfsprogs xz-utils zlib1g-dev zstd
+  rpm runc squashfs-tools systemd-container umoci xfsprogs xz-utils zlib1g-dev zstd
 
 CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))
 
@@ -71,6 +71,8 @@ build: ## Build bin/referee
 test: deps tools build ## Run every test, end to end included (root)
 	go vet ./...
 	go test -race -timeout 40m $(TESTFLAGS) ./...
+	cd packaging && go test $(TESTFLAGS) ./...
+	cd charts && go test $(TESTFLAGS) ./...
 
 .PHONY: e2e
 e2e: deps tools build ## Run only the end-to-end tests (root)

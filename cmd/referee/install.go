@@ -77,8 +77,8 @@ func runningBinary(opts *install.Options) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	if strings.HasPrefix(path, "/usr/bin/") && (opts.Root == "/" || opts.Root == "") {
-		opts.Running = path
+	if onNode, is := strings.CutPrefix(path, strings.TrimSuffix(opts.Root, "/")); is && strings.HasPrefix(onNode, "/usr/bin/") {
+		opts.Running = onNode
 	}
 	if opts.Binary, err = os.ReadFile(path); err != nil {
 		return fmt.Errorf("read this program: %w", err)

@@ -1,5 +1,6 @@
 #!/bin/sh
 # After the files are gone; with "purge" the data goes, too.
 set -e
-[ "${1-}" != purge ] || rm -rf /var/lib/referee /etc/referee
-[ ! -d /run/systemd/system ] || systemctl daemon-reload
+root=${DPKG_ROOT-}
+[ "${1-}" != purge ] || rm -rf "$root/var/lib/referee" "$root/etc/referee"
+[ ! -d "$root/run/systemd/system" ] || systemctl daemon-reload

@@ -7,4 +7,5 @@ case ${1-} in
 remove | 0) ;;
 *) exit 0 ;;
 esac
-[ ! -e /var/lib/referee/install.json ] || /usr/bin/referee uninstall
+root=${DPKG_ROOT-}
+[ ! -e "$root/var/lib/referee/install.json" ] || "$root/usr/bin/referee" uninstall --root "${root:-/}"
