@@ -172,8 +172,8 @@ func TestPushedFormIsFound(t *testing.T) {
 			if diff := cmp.Diff(layers, got); diff != "" {
 				t.Errorf("layers (-pushed +found):\n%s", diff)
 			}
-			if p.Chosen.Prefetch == nil || p.Chosen.Prefetch.Digest != form.Prefetch.Digest {
-				t.Errorf("prefetch %v", p.Chosen.Prefetch)
+			if len(p.Chosen.Tables) != 1 || p.Chosen.Tables[0].Digest != form.Prefetch.Digest {
+				t.Errorf("tables %+v, want the acceleration layer", p.Chosen.Tables)
 			}
 		})
 	}
