@@ -1,6 +1,7 @@
 package conversion_test
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -39,7 +40,10 @@ func TestFileSystemsAreAttached(t *testing.T) {
 				t.Errorf("two conversions gave %v", artifacts)
 			}
 			_, manifest := fetch[ocispec.Manifest](t, reg.Host()+"/app@"+artifacts[0].String())
-			_, config := fetchBlob[ocispec.Image](t, reg, manifest.Config)
+			var config ocispec.Image
+			if err := json.Unmarshal(fetchBytes(t, reg, manifest.Config), &config); err != nil {
+				t.Fatal(err)
+			}
 			if manifest.ArtifactType != tc.artifactType || manifest.Subject == nil || manifest.Subject.Digest != original.Digest {
 				t.Errorf("manifest %+v", manifest)
 			}

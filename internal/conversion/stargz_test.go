@@ -42,21 +42,19 @@ func fetch[T any](t *testing.T, ref string) (d ocispec.Descriptor, parsed T) {
 	return d, parsed
 }
 
-// fetchBlob reads a JSON blob of the repository "app".
-func fetchBlob[T any](t *testing.T, reg *regtest.Registry, d ocispec.Descriptor) (raw []byte, parsed T) {
+// fetchBytes reads a blob of the repository "app".
+func fetchBytes(t *testing.T, reg *regtest.Registry, d ocispec.Descriptor) []byte {
 	t.Helper()
 	repo, err := remote.NewRepository(reg.Host() + "/app")
 	if err != nil {
 		t.Fatal(err)
 	}
 	repo.PlainHTTP = true
-	if raw, err = content.FetchAll(t.Context(), repo, d); err != nil {
+	raw, err := content.FetchAll(t.Context(), repo.Blobs(), d)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(raw, &parsed); err != nil {
-		t.Fatal(err)
-	}
-	return raw, parsed
+	return raw
 }
 
 // load serves a layout of the reference data as repository "app".

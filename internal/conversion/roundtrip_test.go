@@ -1,0 +1,105 @@
+package conversion_test
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/internal/conversion"
+	"github.com/referee-cri/referee/internal/regtest"
+	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/convert/stargz"
+	"github.com/referee-cri/referee/lazyblock/format/erofslayers"
+	"github.com/referee-cri/referee/lazyblock/format/estargz"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
+	"github.com/referee-cri/referee/lazyblock/format/soci"
+	"github.com/referee-cri/referee/lazyblock/format/zstdchunked"
+)
+
+// blob is one of a registry's, in memory.
+type blob struct{ *bytes.Reader }
+
+func (b blob) Size() int64 { return b.Reader.Size() }
+
+func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.ReadAt(p, off)
+}
+
+// blobs fetches what descriptors name.
+func blobs(t *testing.T, reg *regtest.Registry, descriptors []ocispec.Descriptor) (fetched []lazyblock.FormBlob) {
+	t.Helper()
+	for _, d := range descriptors {
+		fetched = append(fetched, lazyblock.FormBlob{RangeReader: blob{bytes.NewReader(fetchBytes(t, reg, d))}, Descriptor: d})
+	}
+	return fetched
+}
+
+// TestFormsMountAsTheImage converts the reference image, plans as a node does, opens
+// what was chosen with this version's readers and lets the kernel list it.
+func TestFormsMountAsTheImage(t *testing.T) {
+	t.Parallel()
+	want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), "tiny.tree.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		target  conversion.Target
+		open    func(context.Context, lazyblock.Form) (lazyblock.Volume, error)
+		ignores []treecmp.Ignore
+	}{
+		"estargz": {conversion.Stargz{ChunkSize: 256 << 10}, func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return estargz.Open(ctx, form, estargz.Options{})
+		}, formattest.RoundedTimes},
+		"zstd-chunked": {conversion.Stargz{Format: stargz.ZstdChunked, ChunkSize: 256 << 10}, func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return zstdchunked.Open(ctx, form, zstdchunked.Options{})
+		}, formattest.RoundedTimes},
+		"soci": {conversion.SOCI{}, func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return soci.Open(ctx, form, soci.Options{})
+		}, nil},
+		"soci-v2": {conversion.SOCIv2{SOCI: conversion.SOCI{SpanSize: 128 << 10}}, func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return soci.Open(ctx, form, soci.Options{})
+		}, nil},
+		"erofs": {conversion.NewErofs(), func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return erofslayers.Open(ctx, form, nil)
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := regtest.New(t, regtest.Options{})
+			copyTag(t, load(t, "tiny"), reg, "tiny")
+			opts := conversion.Options{Source: reg.Ref("app", "tiny"), To: tc.target, TempDir: t.TempDir()}
+			found := "tiny"
+			if tc.target.Keeps() != "" {
+				opts.Reference, found = "lazy", "lazy"
+			}
+			made, err := conversion.Run(t.Context(), opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := plan(t, reg.Ref("app", found), "linux/amd64")
+			if !p.Lazy() {
+				t.Fatalf("a node finds nothing of %+v: %s: %s", made, p.Reason, p.Detail)
+			}
+			volume, err := tc.open(t.Context(), lazyblock.Form{ID: "v", Layers: blobs(t, reg, p.Chosen.Layers), Tables: blobs(t, reg, p.Chosen.Tables)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = volume.Close() })
+			got, err := treecmp.List(formattest.Mount(t, volume))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range treecmp.Diff(want, got, append(tc.ignores, formattest.CountsWhiteout)...) {
+				t.Error(d)
+			}
+		})
+	}
+}
