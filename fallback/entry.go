@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/negotiate"
@@ -41,6 +42,11 @@ type Entry struct {
 	Outcome   Outcome       `json:"outcome"`
 	Reason    reason.Code   `json:"reason,omitempty"`   // why not lazy
 	Sentence  string        `json:"sentence,omitempty"` // the same for a person
+
+	// ImageBytes is what an ordinary pull fetches at most, as the registry stores the
+	// layers; FormBytes is the whole of the chosen form.
+	ImageBytes int64 `json:"image_bytes,omitempty"`
+	FormBytes  int64 `json:"form_bytes,omitempty"`
 
 	Format   string              `json:"format,omitempty"`   // of the chosen candidate, attached or not
 	Artifact digest.Digest       `json:"artifact,omitempty"` // its manifest
@@ -114,7 +120,9 @@ func (e *Entry) describe(plan *negotiate.Plan) {
 	if plan.Rules != nil {
 		e.Policy = plan.Rules.Name
 	}
+	e.ImageBytes = bytesOf(plan.Image.Layers)
 	if chosen := plan.Chosen; chosen != nil {
+		e.FormBytes = bytesOf(chosen.Layers) + bytesOf(chosen.Tables)
 		e.Format, e.Artifact, e.Found = chosen.Format, chosen.Artifact.Digest, chosen.Found
 		if chosen.Signer != nil {
 			e.Signer = fmt.Sprintf("%s (%s, %s)", chosen.Signer.Identity, chosen.Signer.Trust, chosen.Signer.Kind)
@@ -127,6 +135,14 @@ func (e *Entry) describe(plan *negotiate.Plan) {
 		}
 		e.Rejected = append(e.Rejected, Rejected{r.Artifact.Digest, r.Format, r.Reason, r.Detail})
 	}
+}
+
+func bytesOf(descriptors []ocispec.Descriptor) int64 {
+	var sum int64
+	for _, d := range descriptors {
+		sum += d.Size
+	}
+	return sum
 }
 
 // bounded returns e with its texts clipped.

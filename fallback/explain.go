@@ -33,10 +33,17 @@ func (e *Entry) WriteText(w io.Writer) error {
 	row("pulled", "%s", e.Time.UTC().Format(time.DateTime+" MST"))
 	e.writeDecision(row)
 	e.writeImage(row)
+	if e.Steps.Prepare > 0 {
+		row("prepared", "%s before containerd was asked", rounded(e.Steps.Prepare.Duration()))
+	}
 	if steps := e.Steps.text(); steps != "" {
 		row("took", "%s", steps)
 	}
-	if e.Artifact != "" {
+	switch {
+	case e.Artifact == "":
+	case e.Requests > 0:
+		row("fetched", "%d bytes in %d requests while preparing", e.Fetched, e.Requests)
+	default:
 		row("fetched", "%d bytes while preparing", e.Fetched)
 	}
 	switch {
@@ -84,11 +91,14 @@ func (e *Entry) writeImage(row func(string, string, ...any)) {
 	if e.Artifact != "" {
 		row("artifact", "%s, %s, found by %s", e.Artifact, e.Format, e.Found)
 	}
-	if e.Policy != "" {
+	switch {
+	case e.Policy != "":
 		row("policy", "%s", e.Policy)
+	case e.Manifest != "":
+		row("policy", "built-in: no block matches the repository")
 	}
 	if e.Signer != "" {
-		row("signed by", "%s", e.Signer)
+		row("verified by", "%s", e.Signer)
 	}
 	for _, m := range e.Materialised {
 		row("materialised", "%s: %s", m.Chain, m.Why)

@@ -19,6 +19,7 @@ func TestTextOfAnOrdinaryPull(t *testing.T) {
 	e := entry(ref)
 	later := noon.Add(time.Hour)
 	e.Outcome, e.Reason, e.Sentence, e.Volume = fallback.Ordinary, reason.ProbeFailed, "read / of the volume: input/output error", ""
+	e.Requests, e.Steps.Prepare = 3, 0.035
 	e.Forward.Error = "rpc error: code = Unavailable"
 	e.Warnings = []string{"shield the pull: shielding did not return within 2s: context deadline exceeded"}
 	e.Repeated, e.RepeatedAt = 2, &later
@@ -35,8 +36,10 @@ func TestTextOfAnOrdinaryPull(t *testing.T) {
 		"image       " + config.String() + "\n" +
 		"manifest    " + manifest.String() + "\n" +
 		"artifact    " + digest.FromString("artifact").String() + ", overlaybd, found by tag-schema\n" +
+		"policy      built-in: no block matches the repository\n" +
+		"prepared    35ms before containerd was asked\n" +
 		"took        negotiate 12.3ms, open 3ms, mount 2ms, graft 12ms, forward 80ms\n" +
-		"fetched     2700 bytes while preparing\n" +
+		"fetched     2700 bytes in 3 requests while preparing\n" +
 		"containerd  failed: rpc error: code = Unavailable\n" +
 		"repeated    2 times, last 2026-11-23 13:00:00 UTC, image in place\n" +
 		"warning     shield the pull: shielding did not return within 2s: context deadline exceeded\n" +

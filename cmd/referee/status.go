@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +15,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/spf13/cobra"
 
 	"github.com/referee-cri/referee/configs"
 	"github.com/referee-cri/referee/fallback"
@@ -32,6 +29,7 @@ type status struct {
 	Driver      string             `json:"driver"`                 // "none": pulls are ordinary
 	DriverError string             `json:"driver_error,omitempty"` // why there is none
 	Draining    bool               `json:"draining"`
+	Pulls       int                `json:"pulls_in_flight"`
 	Volumes     []statusVolume     `json:"volumes"`
 	Cache       statusCache        `json:"cache"`
 	Disk        []statusDisk       `json:"disk"` // every byte below the state of the daemon that survives a reboot
@@ -49,6 +47,8 @@ type statusVolume struct {
 	Settled     bool          `json:"settled"`      // new containers read local files
 	Whole       bool          `json:"whole"`        // compared with its digests: it needs no registry
 	Quarantined bool          `json:"quarantined"`
+	Requests    int64         `json:"requests"`      // to the registry since it was opened
+	Fetched     int64         `json:"fetched_bytes"` // by them
 }
 
 type statusCache struct {
@@ -56,6 +56,12 @@ type statusCache struct {
 	Cached int64 `json:"cached_bytes"`
 	InUse  int64 `json:"in_use_bytes"` // of them, of mounted volumes
 	Blobs  int   `json:"blobs"`
+
+	// Since the daemon started.
+	Hits      int64 `json:"hit_reads"`  // that found everything here
+	Misses    int64 `json:"miss_reads"` // that waited for a registry
+	Evictions int64 `json:"evicted_blobs"`
+	Waiting   int64 `json:"waiting_reads"` // now
 }
 
 // statusDisk is what a directory takes on its file system.
@@ -64,63 +70,10 @@ type statusDisk struct {
 	Bytes int64  `json:"bytes"`
 }
 
-func statusCommand(load func() (*configs.Config, error)) *cobra.Command {
-	var output string
-	var watch time.Duration
-	command := &cobra.Command{
-		Use:   "status",
-		Short: "Say what the daemon holds: volumes, cache, disk, breakers",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := load()
-			if err != nil {
-				return err
-			}
-			for {
-				if err := writeStatus(cmd.Context(), cmd.OutOrStdout(), controlClient(config), output, watch > 0); err != nil || watch <= 0 {
-					return err
-				}
-				select {
-				case <-cmd.Context().Done():
-					return nil
-				case <-time.After(watch):
-				}
-			}
-		},
-	}
-	command.Flags().StringVar(&output, "output", "text", "text or json")
-	command.Flags().DurationVar(&watch, "watch", 0, "again and again, so often")
-	command.Flags().Lookup("watch").NoOptDefVal = "2s"
-	return command
-}
-
-// clearScreen puts a terminal's cursor into the corner of an empty screen.
-const clearScreen = "\x1b[H\x1b[2J"
-
-func writeStatus(ctx context.Context, w io.Writer, client control.Client, output string, live bool) error {
-	var s status
-	err := client.Do(ctx, http.MethodGet, "/v1/status", func(line json.RawMessage) error { return json.Unmarshal(line, &s) })
-	if err != nil {
-		return err
-	}
-	if output == "json" {
-		encoder := json.NewEncoder(w)
-		if !live {
-			encoder.SetIndent("", "  ")
-		}
-		return encoder.Encode(s)
-	}
-	if live {
-		if _, err := io.WriteString(w, clearScreen); err != nil {
-			return err
-		}
-	}
-	return s.write(w)
-}
-
 func (s *status) write(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "referee %s\tdriver %s\tcache %s of %s in %s\n", s.Version, s.Driver, size(s.Cache.Cached), size(s.Cache.Limit), counted(s.Cache.Blobs, "blob"))
+	fmt.Fprintf(table, "%s in flight\t%s waiting\t%s\n", counted(s.Pulls, "pull"), counted(int(s.Cache.Waiting), "read"), s.Cache.answered())
 	if s.DriverError != "" {
 		fmt.Fprintf(table, "no attach driver works, pulls are ordinary: %s\n", s.DriverError)
 	}
@@ -128,10 +81,10 @@ func (s *status) write(w io.Writer) error {
 		fmt.Fprintln(table, "draining: pulls are ordinary until `referee drain --cancel`")
 	}
 	if len(s.Volumes) > 0 {
-		fmt.Fprintln(table, "\nVOLUME\tFORMAT\tCACHED\tSIZE\tSTATE\tIMAGE")
+		fmt.Fprintln(table, "\nVOLUME\tFORMAT\tHERE\tOF\t\tFETCHED\tSTATE\tIMAGE")
 	}
 	for _, v := range s.Volumes {
-		fmt.Fprintf(table, "%.12s\t%s\t%s\t%s\t%s\t%s\n", v.ID, v.Format, size(v.Cached), size(v.Size), v.state(), v.Reference)
+		fmt.Fprintf(table, "%.12s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.ID, v.Format, size(v.Cached), size(v.Size), bar(v.Cached, v.Size), size(v.Fetched), v.state(), v.Reference)
 	}
 	fmt.Fprintln(table, "\nDISK")
 	for _, d := range s.Disk {
@@ -148,6 +101,22 @@ func (s *status) write(w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%s\n", b.Key, b.Failures, b.Last, until)
 	}
 	return table.Flush()
+}
+
+// answered says which part of the reads needed no registry.
+func (c *statusCache) answered() string {
+	reads := c.Hits + c.Misses
+	if reads == 0 {
+		return "no reads yet"
+	}
+	return fmt.Sprintf("%.1f %% of %d reads answered here", 100*float64(c.Hits)/float64(reads), reads)
+}
+
+// bar draws which part of a whole there is.
+func bar(part, whole int64) string {
+	const width = 10
+	full := int(min(max(part, 0), whole) * width / max(whole, 1))
+	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
 }
 
 func (v *statusVolume) state() string {
@@ -190,14 +159,15 @@ func (d *daemonParts) handleStatus(w http.ResponseWriter, config *configs.Config
 
 func (d *daemonParts) status(config *configs.Config) (*status, error) {
 	s := &status{
-		Version: version, Time: time.Now().UTC(), Driver: d.driver.Name(), Draining: d.gate.check() != nil,
+		Version: version, Time: time.Now().UTC(), Driver: d.driver.Name(), Draining: d.gate.check() != nil, Pulls: d.cri.PullsInFlight(),
 		Volumes: []statusVolume{}, Breakers: append([]fallback.Breaker{}, d.guard.Breakers()...),
 	}
 	if err := d.driver.Ready(); err != nil {
 		s.DriverError = oneLine(err)
 	}
 	cached := make(map[digest.Digest]int64)
-	s.Cache.Limit = config.Cache.MaxSize.Bytes
+	now := d.cache.Stats()
+	s.Cache.Limit, s.Cache.Hits, s.Cache.Misses, s.Cache.Evictions, s.Cache.Waiting = now.Limit, now.Hits, now.Misses, now.Evictions, now.Waiting
 	for _, blob := range d.cache.Usage() {
 		cached[blob.Digest] = blob.Cached
 		s.Cache.Blobs++
@@ -215,6 +185,7 @@ func (d *daemonParts) status(config *configs.Config) (*status, error) {
 			ID: id, Reference: spec.Reference, Format: spec.Format, Artifact: spec.Artifact.Digest,
 			Mounted: d.volumes.Mounted(id), Settled: d.volumes.Settled(id), Quarantined: d.completion.Quarantined(id),
 		}
+		v.Requests, v.Fetched = d.volumes.Asked(id)
 		for _, layer := range spec.Blobs() {
 			v.Size += layer.Size
 			v.Cached += cached[keyDigest(spec.Repository, layer.Digest)]

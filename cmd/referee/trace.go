@@ -32,7 +32,8 @@ func traceCommand(load func() (*configs.Config, error)) *cobra.Command {
 }
 
 func traceShowCommand(load func() (*configs.Config, error)) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	command := &cobra.Command{
 		Use:   "show REF",
 		Short: "Print what starts of the form that the last pull attached have read",
 		Args:  cobra.ExactArgs(1),
@@ -41,9 +42,14 @@ func traceShowCommand(load func() (*configs.Config, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if output == "json" {
+				return writeJSON(cmd.OutOrStdout(), t)
+			}
 			return writeTrace(cmd.OutOrStdout(), t)
 		},
 	}
+	outputFlag(command, &output)
+	return command
 }
 
 func writeTrace(w io.Writer, t *trace.Trace) error {

@@ -144,7 +144,7 @@ func (c *Companion) Opened(m volume.Mounted) (done func()) {
 		run("recording a start", func(ctx context.Context) {
 			r.wait(ctx, c.opts.Quiet, c.opts.Longest)
 			observe(blobs, nil)
-			c.keep(log, spec, r.taken())
+			c.keep(log, spec, r.began, r.taken())
 		})
 	}
 	return func() {
@@ -168,7 +168,7 @@ func observe(blobs []volume.Blob, r *recording) {
 }
 
 // keep adds what a start has read to the artifact's trace.
-func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
+func (c *Companion) keep(log *zap.Logger, spec volume.Spec, began time.Time, ranges []Range) {
 	if len(ranges) == 0 {
 		return // nothing was started, or nothing new was read
 	}
@@ -182,7 +182,9 @@ func (c *Companion) keep(log *zap.Logger, spec volume.Spec, ranges []Range) {
 		}
 		added := unknown(ranges, t.Ranges) // a trace may have been found meanwhile
 		t.Ranges = append(t.Ranges, added[:min(len(added), maxRanges-len(t.Ranges))]...)
-		t.Recordings++
+		if t.Recordings++; t.Began.IsZero() {
+			t.Began = began.UTC()
+		}
 	})
 	if err != nil {
 		log.Warn("start-up trace not kept", zap.Error(err))

@@ -31,7 +31,11 @@ const foundShare = 60
 // this one.
 func (t *Trace) Export() ([]byte, error) {
 	exported := *t
-	exported.Recordings, exported.Replayed, exported.From = 0, nil, ""
+	exported.Recordings, exported.Replayed, exported.From, exported.Began = 0, nil, "", time.Time{}
+	exported.Ranges = slices.Clone(t.Ranges)
+	for i := range exported.Ranges {
+		exported.Ranges[i].At = 0
+	}
 	if err := exported.check(); err != nil {
 		return nil, fmt.Errorf("export trace: %w", err)
 	}
@@ -55,7 +59,10 @@ func accept(data []byte, spec volume.Spec) (*Trace, error) {
 	case len(t.Ranges) == 0:
 		return nil, fmt.Errorf("trace of artifact %s has no ranges", t.Artifact)
 	}
-	t.Recordings, t.Replayed, t.From = 0, nil, FromReferrer
+	t.Recordings, t.Replayed, t.From, t.Began = 0, nil, FromReferrer, time.Time{}
+	for i := range t.Ranges {
+		t.Ranges[i].At = 0
+	}
 	return t, nil
 }
 

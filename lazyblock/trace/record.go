@@ -45,8 +45,9 @@ type recording struct {
 	layers  []ocispec.Descriptor
 	seen    [][]atomic.Uint64 // a bit a unit; set under mu
 	most    int64             // bytes, of what is taken
-	touched chan struct{}     // capacity 1: something was added
-	full    chan struct{}     // closed when no more is taken
+	began   time.Time
+	touched chan struct{} // capacity 1: something was added
+	full    chan struct{} // closed when no more is taken
 
 	mu     sync.Mutex
 	ranges []Range
@@ -61,6 +62,7 @@ func newRecording(layers []ocispec.Descriptor, known []Range, most int64) *recor
 		layers:  layers,
 		seen:    make([][]atomic.Uint64, len(layers)),
 		most:    most,
+		began:   time.Now(),
 		touched: make(chan struct{}, 1),
 		full:    make(chan struct{}),
 	}
@@ -110,17 +112,28 @@ func (r *recording) add(layer int, first, last int64) {
 
 // extend adds the unit at off. The caller holds r.mu.
 func (r *recording) extend(layer int, off int64) {
-	n := min(unit, r.layers[layer].Size-off)
+	n, at := min(unit, r.layers[layer].Size-off), r.at()
 	r.bytes += n
-	if last := len(r.ranges) - 1; last >= 0 && r.ranges[last].Layer == layer && r.ranges[last].Offset+r.ranges[last].Length == off {
+	if last := len(r.ranges) - 1; last >= 0 && r.ranges[last].follows(layer, off, at) {
 		r.ranges[last].Length += n
 	} else {
-		r.ranges = append(r.ranges, Range{Layer: layer, Offset: off, Length: n})
+		r.ranges = append(r.ranges, Range{Layer: layer, Offset: off, Length: n, At: at})
 	}
 	if r.bytes >= r.most || len(r.ranges) >= maxRanges {
 		r.isFull = true
 		close(r.full)
 	}
+}
+
+// at is how long the recording has lasted, in seconds.
+func (r *recording) at() float64 { return time.Since(r.began).Round(time.Millisecond).Seconds() }
+
+// together is within what time neighbours count as one read, in seconds.
+const together = 0.1
+
+// follows reports whether a read of off, at that time, goes on with r.
+func (r Range) follows(layer int, off int64, at float64) bool {
+	return r.Layer == layer && r.Offset+r.Length == off && at-r.At < together
 }
 
 func (r *recording) has(layer int, u int64) bool {

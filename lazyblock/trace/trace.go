@@ -18,6 +18,7 @@ const (
 	MaxBytes  = 2 << 20 // of its JSON
 	maxRanges = 16384
 	maxLayers = 512
+	maxAt     = 86400 // seconds; recordings end long before
 )
 
 // Trace is what start-ups read, in the order of first use.
@@ -28,6 +29,8 @@ type Trace struct {
 	Ranges   []Range       `json:"ranges"`
 	// Recordings is how many starts have added to it.
 	Recordings int `json:"recordings,omitempty"`
+	// Began is when this node began to record the first of them.
+	Began time.Time `json:"began,omitzero"`
 	// From is FromReferrer where another node recorded what it began with.
 	From string `json:"from,omitempty"`
 	// Replayed tells of the last replay on this node.
@@ -45,6 +48,9 @@ type Range struct {
 	Layer  int   `json:"layer"` // index into Layers
 	Offset int64 `json:"offset"`
 	Length int64 `json:"length"`
+	// At is when it was read first, in seconds since the recording began; 0 where
+	// another node recorded it.
+	At float64 `json:"at,omitempty"`
 }
 
 // Replay is how the replay of a trace went.
@@ -94,6 +100,9 @@ func (t *Trace) check() error {
 	for i, r := range t.Ranges {
 		if r.Layer < 0 || r.Layer >= len(t.Layers) {
 			return fmt.Errorf("range %d: layer %d of %d", i, r.Layer, len(t.Layers))
+		}
+		if math.IsNaN(r.At) || r.At < 0 || r.At > maxAt {
+			return fmt.Errorf("range %d: read after %g seconds", i, r.At)
 		}
 		if size := t.Layers[r.Layer].Size; r.Offset < 0 || r.Length <= 0 || r.Offset > size || r.Length > size-r.Offset {
 			return fmt.Errorf("range %d: %d bytes at %d of a layer of %d", i, r.Length, r.Offset, size)

@@ -17,7 +17,7 @@ func valid() Trace {
 		Version:  Version,
 		Artifact: digest.FromString("form"),
 		Layers:   []Layer{{digest.FromString("a"), 1 << 20}, {digest.FromString("b"), 5}},
-		Ranges:   []Range{{0, 65536, 4096}, {1, 0, 5}},
+		Ranges:   []Range{{0, 65536, 4096, 0}, {1, 0, 5, 0}},
 	}
 }
 
@@ -90,15 +90,15 @@ func TestRequestsMergeNeighbours(t *testing.T) {
 		most     int64
 	}{
 		"neighbours in any order": {
-			in:   []Range{{0, 128 * k, 64 * k}, {0, 0, 64 * k}, {0, 64 * k, 64 * k}},
-			want: []Range{{0, 0, 192 * k}},
+			in:   []Range{{0, 128 * k, 64 * k, 0}, {0, 0, 64 * k, 0}, {0, 64 * k, 64 * k, 0}},
+			want: []Range{{0, 0, 192 * k, 0}},
 		},
-		"a small gap is fetched":   {in: []Range{{0, 0, 64 * k}, {0, 128 * k, 64 * k}}, want: []Range{{0, 0, 192 * k}}},
-		"a large gap is not":       {in: []Range{{0, 0, 64 * k}, {0, 192 * k, 64 * k}}, want: []Range{{0, 0, 64 * k}, {0, 192 * k, 64 * k}}},
-		"layers stay apart":        {in: []Range{{0, 0, 64 * k}, {1, 64 * k, 64 * k}}, want: []Range{{0, 0, 64 * k}, {1, 64 * k, 64 * k}}},
-		"first use goes first":     {in: []Range{{0, 20 * m, 8 * m}, {0, 0, 64 * k}}, want: []Range{{0, 20 * m, 8 * m}, {0, 0, 64 * k}}},
-		"no longer than is useful": {in: []Range{{0, 0, 3 * m}, {0, 3 * m, 3 * m}}, want: []Range{{0, 0, 3 * m}, {0, 3 * m, 3 * m}}},
-		"no more than allowed":     {in: []Range{{0, 0, 3 * m}, {0, 4 * m, 3 * m}}, most: 4 * m, want: []Range{{0, 0, 3 * m}}},
+		"a small gap is fetched":   {in: []Range{{0, 0, 64 * k, 0}, {0, 128 * k, 64 * k, 0}}, want: []Range{{0, 0, 192 * k, 0}}},
+		"a large gap is not":       {in: []Range{{0, 0, 64 * k, 0}, {0, 192 * k, 64 * k, 0}}, want: []Range{{0, 0, 64 * k, 0}, {0, 192 * k, 64 * k, 0}}},
+		"layers stay apart":        {in: []Range{{0, 0, 64 * k, 0}, {1, 64 * k, 64 * k, 0}}, want: []Range{{0, 0, 64 * k, 0}, {1, 64 * k, 64 * k, 0}}},
+		"first use goes first":     {in: []Range{{0, 20 * m, 8 * m, 0}, {0, 0, 64 * k, 0}}, want: []Range{{0, 20 * m, 8 * m, 0}, {0, 0, 64 * k, 0}}},
+		"no longer than is useful": {in: []Range{{0, 0, 3 * m, 0}, {0, 3 * m, 3 * m, 0}}, want: []Range{{0, 0, 3 * m, 0}, {0, 3 * m, 3 * m, 0}}},
+		"no more than allowed":     {in: []Range{{0, 0, 3 * m, 0}, {0, 4 * m, 3 * m, 0}}, most: 4 * m, want: []Range{{0, 0, 3 * m, 0}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
