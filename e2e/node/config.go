@@ -59,6 +59,9 @@ func (n *Node) writeFiles(pause string) error {
 		config = configV2
 	}
 	config = strings.NewReplacer("{dir}", n.dir, "{pause}", pause).Replace(config) + n.opts.Config
+	if n.opts.Snapshotter != "" {
+		config += proxied(n.dir, n.opts.Snapshotter)
+	}
 	for _, dir := range []string{"root", "state", "certs.d", "cni", "pods"} {
 		if err := os.Mkdir(n.path(dir), 0o755); err != nil {
 			return fmt.Errorf("make node folder: %w", err)

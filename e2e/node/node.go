@@ -33,6 +33,10 @@ type Options struct {
 	// chosen version. It must not repeat a table that the node itself writes.
 	Config string
 
+	// Snapshotter names a proxy snapshotter for all of CRI's images, in place of
+	// overlayfs; StartSnapshotter runs it. Not with containerd 1.7.
+	Snapshotter string
+
 	// Env is added to containerd's environment ("KEY=value").
 	Env []string
 
