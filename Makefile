@@ -5,12 +5,13 @@ CONTAINERD_OLD := 1.7.35
 GOLANGCI_LINT  := 2.15.0
 ORAS           := 1.3.6
 COSIGN         := 3.1.3
+STARGZ         := 0.19.1
 SOCI           := 0.16.1
 
 CACHE := $(CURDIR)/.cache
 TOOLS := $(CACHE)/tools
 
-# What the end-to-end tests and the demo need from Debian.
+# What the end-to-end tests, the demo and the benchmarks need from Debian.
 PACKAGES := attr chromium containernetworking-plugins docker-registry e2fsprogs \
   erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 qemu-utils \
   rpm runc squashfs-tools systemd-container umoci xfsprogs xz-utils zlib1g-dev zstd
@@ -52,6 +53,20 @@ $(TOOLS)/soci-ztoc-$(SOCI)/.done:
 	cd e2e/tools/soci && CGO_ENABLED=1 go build -trimpath -o $(@D)/soci-ztoc .
 	touch $@
 
+# What the benchmarks compare with.
+.PHONY: peers
+peers: deps $(TOOLS)/stargz-$(STARGZ)/.done $(TOOLS)/soci-$(SOCI)/.done ## Build the other snapshotters that benchmarks compare with
+
+$(TOOLS)/stargz-$(STARGZ)/.done: $(wildcard e2e/tools/stargz/*)
+	mkdir -p $(@D)
+	cd e2e/tools/stargz && CGO_ENABLED=0 go build -trimpath -o $(@D)/stargz .
+	touch $@
+
+$(TOOLS)/soci-$(SOCI)/.done: $(wildcard e2e/tools/soci/peer/* e2e/tools/soci/go.*)
+	mkdir -p $(@D)
+	cd e2e/tools/soci && CGO_ENABLED=1 go build -trimpath -o $(@D)/soci ./peer
+	touch $@
+
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done:
 	CGO_ENABLED=0 GOBIN=$(@D) go install -trimpath github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT)
 	touch $@
@@ -91,9 +106,13 @@ lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
 	$(<D)/golangci-lint run --timeout 15m ./...
 
 .PHONY: bench
-bench: deps tools build ## Measure lazy against ordinary pulls over shaped links (root)
+bench: deps tools peers build ## Measure small images against ordinary pulls and other snapshotters, 15 minutes (root)
 	go test -run '^$$' -bench . -benchtime 0.5s ./criimage ./lazyblock/...
-	go run ./e2e/bench -json .cache/bench.json -docs docs
+	go run ./e2e/bench -n 2 -within 4m -plans 3 -images small,redis -json .cache/bench.json
+
+.PHONY: bench-full
+bench-full: deps tools peers build ## Measure all images and write docs/benchmarks.md, 90 minutes (root)
+	go run ./e2e/bench -n 3 -within 45m -images small,nginx,redis,node,postgres,python -json .cache/bench-full.json -docs docs
 
 .PHONY: demo
 demo: deps tools build ## Show one image being pulled lazily on a real node (root)
