@@ -91,6 +91,9 @@ EOF
 			},
 			config: ocispec.ImageConfig{Entrypoint: []string{"/usr/bin/python3"}, Cmd: []string{"/app/main.py"}, Env: path, WorkingDir: "/app"},
 		},
+		"node":     server("nodejs", nodeApp, "/usr/bin/node", "/app/main.js"),
+		"nginx":    server("nginx", nginxSite, "/app/start"),
+		"postgres": server("postgresql", postgresData, "/app/start"),
 		"small": {
 			layers: []layer{
 				{Name: "small", Bootstrap: []string{"--variant=extract", "--include=busybox-static,python3.11-minimal"}},
