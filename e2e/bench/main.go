@@ -18,8 +18,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +37,7 @@ type options struct {
 	calls       int
 	plans       int
 	images      []string
+	variants    []string
 	parts       map[string]bool
 	seed        int64
 	file        string
@@ -45,19 +48,24 @@ type options struct {
 
 func main() {
 	var o options
-	var images, parts string
+	var images, parts, variants string
 	flag.IntVar(&o.repetitions, "n", 5, "repetitions of each pull")
 	flag.IntVar(&o.calls, "calls", 3000, "calls of each kind, direct and proxied")
 	flag.IntVar(&o.plans, "plans", 15, "plans of each kind")
 	flag.DurationVar(&o.within, "within", 0, "begin no pull after this time, but for the first repetition (0: unbounded)")
-	flag.StringVar(&images, "images", "small,python", "images to pull: small, redis, python")
-	flag.StringVar(&parts, "parts", "front,negotiate,pulls,reads,memory", "what to measure")
+	flag.StringVar(&images, "images", "small,python", "images to pull: small, redis, nginx, node, postgres, python")
+	flag.StringVar(&variants, "variants", allVariants(), "ways to pull, separated by semicolons; those whose form this Referee cannot read are left out")
+	flag.StringVar(&parts, "parts", "front,negotiate,pulls,reads,memory,misses,crowds", "what to measure")
 	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano(), "of the order of repetitions")
 	flag.StringVar(&o.file, "json", "", "file for every single result")
 	flag.StringVar(&o.docs, "docs", "", "folder for benchmarks.md and its pictures")
 	from := flag.String("from", "", "measure nothing: read what -json wrote")
 	flag.Parse()
 	o.command = fmt.Sprintf("go run ./e2e/bench -n %d -within %s -images %s -parts %s", o.repetitions, o.within, images, parts)
+	if variants != allVariants() {
+		o.command += fmt.Sprintf(" -variants %q", variants)
+	}
+	o.variants = strings.Split(variants, ";")
 	o.images = strings.Split(images, ",")
 	o.parts = map[string]bool{}
 	for part := range strings.SplitSeq(parts, ",") {
@@ -101,14 +109,31 @@ type Report struct {
 	Seed    int64
 	Links   []compare.Link
 	Images  []compare.Image
-	Front   []Call    `json:",omitempty"`
-	Pulls   []Sample  `json:",omitempty"`
-	Reads   []Reading `json:",omitempty"`
-	Memory  []Memory  `json:",omitempty"`
-	Command string    // that measured it
+	Forms   []compare.Image `json:",omitempty"` // of those images, for other projects
+	Front   []Call          `json:",omitempty"`
+	Pulls   []Sample        `json:",omitempty"`
+	Reads   []Reading       `json:",omitempty"`
+	Memory  []Memory        `json:",omitempty"`
+	Misses  []Misses        `json:",omitempty"`
+	Crowds  []Crowd         `json:",omitempty"`
+	Command string          // that measured it
 
 	NegotiationLinks []compare.Link `json:",omitempty"`
 	Negotiation      []Negotiation  `json:",omitempty"`
+}
+
+// addImage notes an image once: parts publish it again.
+func (r *Report) addImage(image compare.Image) {
+	if !slices.ContainsFunc(r.Images, func(known compare.Image) bool { return known.Name == image.Name }) {
+		r.Images = append(r.Images, image)
+	}
+}
+
+// addForm notes a form once.
+func (r *Report) addForm(form compare.Image) {
+	if !slices.ContainsFunc(r.Forms, func(known compare.Image) bool { return known.Name == form.Name && known.Tag == form.Tag }) {
+		r.Forms = append(r.Forms, form)
+	}
 }
 
 // linkProfile is a link by name.
@@ -126,7 +151,9 @@ func bench(ctx context.Context, progress io.Writer, o options) (*Report, error) 
 			return report, err
 		}
 	}
-	if o.parts["front"] || o.parts["pulls"] || o.parts["reads"] || o.parts["memory"] {
+	others := maps.Clone(o.parts)
+	delete(others, "negotiate")
+	if len(others) > 0 {
 		if err := benchNode(ctx, progress, report, o); err != nil {
 			return report, err
 		}
@@ -144,7 +171,7 @@ func benchNode(ctx context.Context, progress io.Writer, report *Report, o option
 		err = errors.Join(err, bed.Stop())
 	}()
 	report.Machine.Containerd = bed.Node.Version()
-	if o.parts["pulls"] {
+	if o.parts["pulls"] && slices.Contains(o.variants, string(tuned)) {
 		if err := bed.StartTuned(ctx); err != nil {
 			return err
 		}
@@ -156,6 +183,9 @@ func benchNode(ctx context.Context, progress io.Writer, report *Report, o option
 		}
 		fmt.Fprintf(progress, "link %s: %s (measured: %s)\n", l.name, l.shape, added.Measured)
 		report.Links = append(report.Links, added)
+	}
+	if err := startPeers(ctx, bed, o); err != nil {
+		return err
 	}
 	other, err := bed.PublishSynthetic(ctx, "other", regtest.ImageSpec{Layers: 4, LayerSize: 256 << 10, Seed: 1})
 	if err != nil {
@@ -176,8 +206,38 @@ func benchNode(ctx context.Context, progress io.Writer, report *Report, o option
 			return err
 		}
 	}
+	return measureDaemon(ctx, progress, bed, report, o)
+}
+
+// measureDaemon measures Referee alone.
+func measureDaemon(ctx context.Context, progress io.Writer, bed *compare.Bed, report *Report, o options) (err error) {
 	if o.parts["memory"] {
 		if report.Memory, err = measureMemory(ctx, progress, bed, report.Links[0]); err != nil {
+			return err
+		}
+	}
+	if o.parts["misses"] {
+		if err := measureMisses(ctx, progress, bed, report); err != nil {
+			return err
+		}
+	}
+	if o.parts["crowds"] {
+		return measureCrowds(ctx, progress, bed, report)
+	}
+	return nil
+}
+
+// startPeers starts the other projects' snapshotters that are to be measured.
+func startPeers(ctx context.Context, bed *compare.Bed, o options) error {
+	if !o.parts["pulls"] && !o.parts["reads"] {
+		return nil
+	}
+	for _, way := range compare.Peers() {
+		wanted := func(r recipe) bool { return r.way == way && slices.Contains(o.variants, string(r.variant)) }
+		if !slices.ContainsFunc(recipes, wanted) {
+			continue
+		}
+		if err := bed.StartPeer(ctx, way); err != nil {
 			return err
 		}
 	}

@@ -41,7 +41,7 @@ func measureMemory(ctx context.Context, progress io.Writer, bed *compare.Bed, l 
 		}
 		images = append(images, image)
 	}
-	if err := bed.Chill(ctx); err != nil {
+	if err := bed.Chill(ctx, compare.Lazy); err != nil {
 		return nil, err
 	}
 	var out []Memory

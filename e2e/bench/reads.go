@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,11 +20,13 @@ import (
 
 // Reading is how a container's root file system is read, unpacked or attached.
 type Reading struct {
-	Image string
-	Way   compare.Way
+	Image   string
+	Variant Variant
 	// Whole is from the begin of the pull until every byte of every file was read.
 	Whole time.Duration
 	Bytes int64 // of all files
+	// CPU is what the node's daemons and their children used meanwhile.
+	CPU time.Duration
 	// Walk is a look at every name and its metadata, warm.
 	Walk Durations
 	// The largest file, which has so many bytes: read from begin to end, and so many
@@ -42,40 +45,67 @@ const (
 	randomSize      = 4 << 10
 )
 
-// measureReads reads each image's files, first with containerd alone, then through
-// Referee, over the first link.
+// readers are the recipes whose mounts are read, that of unpacked layers first;
+// of those that differ only in how soon they are ready, one.
+func readers(recipes []recipe) []recipe {
+	return slices.DeleteFunc(slices.Clone(recipes), func(r recipe) bool { return r.way == compare.Tuned || r.warm || r.form == compare.EStargzRecorded })
+}
+
+// measureReads reads each image's files as containerd alone unpacks them, and then
+// as every other way mounts them, over the first link.
 func measureReads(ctx context.Context, progress io.Writer, bed *compare.Bed, report *Report, o options) error {
-	l := report.Links[0]
+	recipes, err := chosen(ctx, bed, o)
+	if err != nil {
+		return err
+	}
 	for _, name := range o.images {
-		image, err := bed.Publish(ctx, name)
+		forms, err := publish(ctx, progress, bed, report, name, recipes)
 		if err != nil {
 			return err
 		}
-		for _, way := range []compare.Way{compare.Ordinary, compare.Lazy} {
-			if err := bed.Chill(ctx); err != nil {
-				return err
-			}
-			reading := Reading{Image: name, Way: way, RandomReads: warmRandomReads, ColdRandomReads: coldRandomReads, Passes: readPasses}
-			began := time.Now()
-			_, err := bed.Run(ctx, way, image, l, func(container *node.Container, _ int) error {
-				return reading.measure(bed.Node.RootFS(container), began)
-			})
+		for _, r := range readers(recipes) {
+			reading, err := readOne(ctx, bed, r, forms[r.form], report.Links[0])
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(progress, "reads of %s, %s: all of %.1f MB in %.2f s\n", name, way, float64(reading.Bytes)/1e6, reading.Whole.Seconds())
-			report.Reads = append(report.Reads, reading)
+			fmt.Fprintf(progress, "reads of %s, %s: all of %.1f MB in %.2f s\n", name, r.variant, float64(reading.Bytes)/1e6, reading.Whole.Seconds())
+			report.Reads = append(report.Reads, *reading)
 		}
 	}
 	return nil
 }
 
-func (r *Reading) measure(root string, began time.Time) error {
-	largest, err := r.readAll(root)
-	if err != nil {
-		return fmt.Errorf("read every file of %s: %w", r.Image, err)
+// readOne pulls an image in one way, starts it, and reads its files.
+func readOne(ctx context.Context, bed *compare.Bed, r recipe, image compare.Image, l compare.Link) (*Reading, error) {
+	if err := bed.Chill(ctx, r.way); err != nil {
+		return nil, err
 	}
-	r.Whole = time.Since(began)
+	reading := &Reading{Image: image.Name, Variant: r.variant, RandomReads: warmRandomReads, ColdRandomReads: coldRandomReads, Passes: readPasses}
+	n := bed.NodeOf(r.way)
+	before, err := nodeCPU(n.Dir())
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	_, err = bed.Run(ctx, r.way, image, l, func(container *node.Container, _ int) error {
+		root := n.RootFS(container)
+		largest, err := reading.readAll(root)
+		if err != nil {
+			return fmt.Errorf("read every file of %s: %w", image.Name, err)
+		}
+		reading.Whole = time.Since(began)
+		after, err := nodeCPU(n.Dir())
+		if err != nil {
+			return err
+		}
+		reading.CPU = after - before
+		return reading.measure(root, largest)
+	})
+	return reading, err
+}
+
+// measure reads the names below root, and the largest file, again and again.
+func (r *Reading) measure(root, largest string) error {
 	file, err := os.Open(largest)
 	if err != nil {
 		return err
@@ -153,46 +183,3 @@ func (r *Reading) pass(file *os.File, sequential, random *Durations, reads int, 
 	*random = append(*random, time.Since(begin))
 	return nil
 }
-
-// comparison is one way of reading, unpacked and lazy.
-type comparison struct {
-	name, long  string // of a bar, and of a line of the table
-	plain, lazy Durations
-	speed       float64 // aim: at least so fast; 0: times says
-	times       float64 // aim: at most so long
-}
-
-// against compares a lazy reading with that of the same image unpacked.
-func (r *Reading) against(plain *Reading) []comparison {
-	return []comparison{
-		{"every byte, with pull", fmt.Sprintf("pull and read all of %.0f MB", float64(r.Bytes)/1e6), Durations{plain.Whole}, Durations{r.Whole}, 0, 1.1},
-		{"walk, warm", "walk all names, warm", plain.Walk, r.Walk, 0, 1.05},
-		{"sequential, warm", fmt.Sprintf("largest file, %.0f MB, warm", float64(r.File)/1e6), plain.WarmSequential, r.WarmSequential, 0.97, 0},
-		{"random, warm", fmt.Sprintf("%d random 4 KiB, warm", r.RandomReads), plain.WarmRandom, r.WarmRandom, 0.97, 0},
-		{"sequential, cold", "largest file, page cache empty", plain.ColdSequential, r.ColdSequential, 0.85, 0},
-		{"random, cold", fmt.Sprintf("%d random 4 KiB, page cache empty", r.ColdRandomReads), plain.ColdRandom, r.ColdRandom, 0.70, 0},
-	}
-}
-
-func (r *Report) writeReads(out io.Writer) {
-	if len(r.Reads) == 0 {
-		return
-	}
-	row, flush := table(out, fmt.Sprintf("Reading the root file system, %s (the link), lazy against unpacked: medians of %d", r.Links[0].Name, r.Reads[0].Passes),
-		"what", "image", "unpacked", "lazy", "lazy is", "aim", "")
-	defer flush()
-	for i := 0; i+1 < len(r.Reads); i += 2 {
-		plain, lazy := &r.Reads[i], &r.Reads[i+1]
-		for _, c := range lazy.against(plain) {
-			plain, lazy := c.plain.median(), c.lazy.median()
-			times := lazy.Seconds() / plain.Seconds()
-			is, aim, met := fmt.Sprintf("%.2fx as long", times), fmt.Sprintf("<= %.2fx", c.times), times <= c.times
-			if c.speed > 0 {
-				is, aim, met = fmt.Sprintf("%.0f %% as fast", 100/times), fmt.Sprintf(">= %.0f %%", 100*c.speed), 1/times >= c.speed
-			}
-			row(c.long, r.Reads[i].Image, seconds(plain), seconds(lazy), is, aim, verdict(met))
-		}
-	}
-}
-
-func seconds(d time.Duration) string { return fmt.Sprintf("%.4f s", d.Seconds()) }

@@ -34,6 +34,7 @@ type Bed struct {
 	Tuned    *node.Client // a kubelet of a second node; nil before StartTuned
 
 	tuned    *node.Node
+	peers    map[Way]*peer
 	progress io.Writer
 	binary   string
 	socket   string
@@ -60,7 +61,7 @@ func Start(ctx context.Context, progress io.Writer) (b *Bed, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a node needs root")
 	}
-	b = &Bed{progress: progress, port: 16379}
+	b = &Bed{progress: progress, port: 16379, peers: map[Way]*peer{}}
 	defer func() { //nolint:contextcheck // Stop has to work when ctx has ended
 		if err != nil {
 			err = errors.Join(err, b.Stop())
@@ -167,7 +168,11 @@ func (b *Bed) AddLink(ctx context.Context, name string, shape link.Shape) (Link,
 
 // nodes are those that run.
 func (b *Bed) nodes() []*node.Node {
-	return slices.DeleteFunc([]*node.Node{b.Node, b.tuned}, func(n *node.Node) bool { return n == nil })
+	all := []*node.Node{b.Node, b.tuned}
+	for _, p := range b.peers {
+		all = append(all, p.node)
+	}
+	return slices.DeleteFunc(all, func(n *node.Node) bool { return n == nil })
 }
 
 // Command runs the referee binary as a user would and returns what it prints.

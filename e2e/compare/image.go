@@ -6,18 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/e2e/images"
-	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/internal/conversion"
 	"github.com/referee-cri/referee/internal/regtest"
 )
@@ -43,19 +40,14 @@ func (b *Bed) Publish(ctx context.Context, name string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	descriptors, err := b.Registry.LoadLayout(name, layout)
-	if err != nil {
+	if _, err := b.Registry.LoadLayout(name, layout); err != nil {
 		return Image{}, err
 	}
-	var manifest ocispec.Manifest
-	text, err := os.ReadFile(filepath.Join(layout, "blobs", "sha256", descriptors[0].Digest.Encoded()))
-	if err == nil {
-		err = json.Unmarshal(text, &manifest)
-	}
+	manifests, err := layoutManifests(layout)
 	if err != nil {
 		return Image{}, fmt.Errorf("read manifest of %s: %w", name, err)
 	}
-	return b.attach(ctx, Image{Name: name, Tag: images.Tag, program: programs[name]}, manifest.Layers)
+	return b.attach(ctx, Image{Name: name, Tag: images.Tag, program: programs[name]}, manifests[0].Layers)
 }
 
 // PublishSynthetic pushes an image of random bytes and attaches its overlaybd form.
@@ -83,55 +75,21 @@ func (b *Bed) attach(ctx context.Context, image Image, layers []ocispec.Descript
 	return image, nil
 }
 
+// Reads tells whether this Referee can read images in that format.
+func (b *Bed) Reads(ctx context.Context, format string) (bool, error) {
+	file := b.path("referee-format.toml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "version = 1\n[[policy]]\nformats = [%q]\n", format), 0o600); err != nil {
+		return false, fmt.Errorf("ask what referee reads: %w", err)
+	}
+	said, err := runCommand(ctx, b.binary, "config", "check", "--config", file)
+	return !strings.Contains(said, "reads none of "+format), err
+}
+
 func total(layers []ocispec.Descriptor) (size int64) {
 	for _, layer := range layers {
 		size += layer.Size
 	}
 	return size
-}
-
-// program says how to run an image's program and how to know that it works.
-type program struct {
-	command func(port int) []string // nil: the image's own
-	ready   func(ctx context.Context, c *node.Container, port int) error
-}
-
-//nolint:gochecknoglobals // a constant table
-var programs = map[string]program{
-	"small":  {nil, logs("ready")},
-	"python": {nil, logs("ready 45")},
-	"redis":  {redisCommand, redisAnswers},
-}
-
-func logs(text string) func(context.Context, *node.Container, int) error {
-	return func(ctx context.Context, c *node.Container, _ int) error { return c.WaitLog(ctx, text) }
-}
-
-// redisCommand gives every container its own port, since pods are on the host's network.
-func redisCommand(port int) []string {
-	return []string{"/usr/bin/redis-server", "/etc/redis/redis.conf", "--port", strconv.Itoa(port)}
-}
-
-// redisAnswers asks PING until PONG comes.
-func redisAnswers(ctx context.Context, _ *node.Container, port int) error {
-	return poll(ctx, 2*time.Millisecond, "redis answers", func() (bool, error) {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			return false, err
-		}
-		defer conn.Close()
-		answer := make([]byte, len("+PONG"))
-		err = errors.Join(conn.SetDeadline(time.Now().Add(time.Second)), writeString(conn, "PING\r\n"))
-		if err == nil {
-			_, err = conn.Read(answer)
-		}
-		return string(answer) == "+PONG", err
-	})
-}
-
-func writeString(conn net.Conn, text string) error {
-	_, err := conn.Write([]byte(text))
-	return err
 }
 
 func runCommand(ctx context.Context, name string, args ...string) (string, error) {

@@ -78,7 +78,7 @@ func demo(ctx context.Context, out io.Writer, name string, shape link.Shape) (er
 	results := map[compare.Way]compare.Result{}
 	var explained string
 	for _, way := range []compare.Way{compare.Ordinary, compare.Lazy} {
-		if err := bed.Chill(ctx); err != nil {
+		if err := bed.Chill(ctx, way); err != nil {
 			return err
 		}
 		results[way], err = bed.Run(ctx, way, image, l, func(c *node.Container, port int) error {
