@@ -34,14 +34,17 @@ func (eStargz) LegacyTypes() []string { return nil }
 // Recognise never does: there is nothing to attach.
 func (eStargz) Recognise(context.Context, Artifact) (*Candidate, error) { return nil, ErrNotMine }
 
-// RecogniseInPlace demands a table for every layer, since a volume is the whole
-// image: a layer without one, of a base image for instance, would have to be
-// fetched to its end before anything can start.
+// RecogniseInPlace demands a table for most of the image, since a volume is the
+// whole image: a layer without one, of a base image for instance, has to be fetched
+// to its end before anything can start.
 func (e eStargz) RecogniseInPlace(o Original) (*Candidate, error) {
-	if err := o.countLayers("eStargz", isEStargz); err != nil {
+	if err := o.mostLayers("eStargz", isEStargz); err != nil {
 		return nil, err
 	}
 	for i, d := range o.Manifest.Files {
+		if !isEStargz(d) {
+			continue
+		}
 		if err := digest.Digest(d.Annotations[annotationTOCDigest]).Validate(); err != nil {
 			return nil, reason.Errorf(reason.ArtifactInvalid, "layer %d: toc.digest: %w", i, err)
 		}

@@ -47,6 +47,16 @@ func marks(mediaType string, layers ...map[string]string) func(*ocispec.Manifest
 	}
 }
 
+// sized says that the layers have these sizes, beside what change does.
+func sized(change func(*ocispec.Manifest), sizes ...int64) func(*ocispec.Manifest) {
+	return func(m *ocispec.Manifest) {
+		change(m)
+		for i, size := range sizes {
+			m.Layers[i].Size = size
+		}
+	}
+}
+
 func toc() map[string]string { return map[string]string{keyTOC: digest.FromString("toc").String()} }
 
 func chunked(dialect, position string) map[string]string {
@@ -72,14 +82,17 @@ func TestFormsInPlace(t *testing.T) {
 		"an ordinary image":          {func(*ocispec.Manifest) {}, "", reason.NoReferrers, false},
 		"eStargz":                    {marks(gzip, toc(), toc()), "estargz", "", false},
 		"eStargz, table outside":     {marks(gzip, toc(), toc()), "estargz", "", false}, // looks the same from here
-		"eStargz above an old base":  {marks(gzip, nil, toc()), "", reason.NoMatch, false},
-		"eStargz below a new layer":  {marks(gzip, toc(), nil), "", reason.NoMatch, false},
+		"eStargz above an old base":  {sized(marks(gzip, nil, toc()), 60<<20, 70<<20), "estargz", "", false},
+		"eStargz below a new layer":  {sized(marks(gzip, toc(), nil), 70<<20, 60<<20), "estargz", "", false},
+		"eStargz above a large base": {sized(marks(gzip, nil, toc()), 65<<20, 700<<20), "", reason.NoMatch, false},
+		"eStargz on most of it":      {sized(marks(gzip, nil, toc()), 60<<20, 50<<20), "", reason.NoMatch, false},
 		"eStargz, digest is none":    {marks(gzip, toc(), map[string]string{keyTOC: "sha256:x"}), "", reason.ArtifactInvalid, false},
 		"eStargz, digest is empty":   {marks(gzip, toc(), map[string]string{keyTOC: ""}), "", reason.ArtifactInvalid, false},
 		"zstd:chunked, stargz":       {marks(zstdLayer, both(chunked(dialectA, good), toc()), both(chunked(dialectA, good), toc())), "zstdchunked", "", false},
 		"zstd:chunked, containers":   {marks(zstdLayer, chunked(dialectB, good), chunked(dialectB, good)), "zstdchunked", "", false},
 		"zstd:chunked, both":         {marks(zstdLayer, chunked(dialectA, good), chunked(dialectB, good)), "zstdchunked", "", false},
-		"zstd:chunked on an old one": {marks(zstdLayer, nil, chunked(dialectB, good)), "", reason.NoMatch, false},
+		"zstd:chunked on an old one": {sized(marks(zstdLayer, nil, chunked(dialectB, good)), 1<<20, 50<<20), "zstdchunked", "", false},
+		"zstd:chunked on zstd":       {sized(marks(zstdLayer, map[string]string{}, chunked(dialectB, good)), 1<<20, 50<<20), "", reason.NoMatch, false},
 		"zstd:chunked, no position":  {marks(zstdLayer, chunked(dialectA, good), chunked(dialectA, "")), "", reason.ArtifactInvalid, false},
 		"zstd:chunked, three":        {marks(zstdLayer, chunked(dialectA, good), chunked(dialectA, "1:2:3")), "", reason.ArtifactInvalid, false},
 		"zstd:chunked, five":         {marks(zstdLayer, chunked(dialectA, good), chunked(dialectA, "1:2:3:1:1")), "", reason.ArtifactInvalid, false},

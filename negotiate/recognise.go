@@ -135,6 +135,34 @@ func (o Original) countLayers(what string, marked func(ocispec.Descriptor) bool)
 	}
 }
 
+// maxPlain bounds the layers without a table in an image whose others have one, in
+// bytes: a start waits for all of them. What opens the form has the same bound.
+const maxPlain = 64 << 20
+
+// mostLayers is countLayers for forms whose reader reads layers that are not marked
+// to their end: these must be few, none of zstd, and less than half of the image.
+func (o Original) mostLayers(what string, marked func(ocispec.Descriptor) bool) error {
+	err := o.countLayers(what, marked)
+	if err == nil || errors.Is(err, ErrNotMine) {
+		return err
+	}
+	var plain, all int64
+	for _, d := range o.Manifest.Files {
+		all += d.Size
+		if marked(d) {
+			continue
+		}
+		if strings.HasSuffix(d.MediaType, "zstd") {
+			return err
+		}
+		plain += d.Size
+	}
+	if plain > maxPlain || plain > all/2 {
+		return err
+	}
+	return nil
+}
+
 // whole is the candidate that the image's own manifest is.
 func (o Original) whole() *Candidate {
 	return &Candidate{

@@ -42,13 +42,16 @@ func (zstdChunked) LegacyTypes() []string { return nil }
 // Recognise never does: there is nothing to attach.
 func (zstdChunked) Recognise(context.Context, Artifact) (*Candidate, error) { return nil, ErrNotMine }
 
-// RecogniseInPlace demands a table for every layer, for the same reason as
+// RecogniseInPlace demands a table for most of the image, for the same reason as
 // eStargz does. Layers of both dialects may stand beside each other.
 func (z zstdChunked) RecogniseInPlace(o Original) (*Candidate, error) {
-	if err := o.countLayers("zstd:chunked", func(d ocispec.Descriptor) bool { return zstdChunkedPrefix(d) != "" }); err != nil {
+	if err := o.mostLayers("zstd:chunked", func(d ocispec.Descriptor) bool { return zstdChunkedPrefix(d) != "" }); err != nil {
 		return nil, err
 	}
 	for i, d := range o.Manifest.Files {
+		if zstdChunkedPrefix(d) == "" {
+			continue
+		}
 		if err := checkZstdChunked(d, zstdChunkedPrefix(d)); err != nil {
 			return nil, reason.Errorf(reason.ArtifactInvalid, "layer %d: %w", i, err)
 		}

@@ -58,11 +58,28 @@ func TestConformance(t *testing.T) {
 				},
 			},
 			{
+				Name: "two layers without table", Want: trees, Ignores: ignores,
+				Image: formattest.Image{Layers: withoutTable(t, formattest.Reference(t, "estargz", "tiny-estargz"), 0, 3)},
+				Damages: []formattest.Damage{
+					formattest.Corrupt("a layer that does not inflate", 0, func(b []byte) []byte { return formattest.Flip(b, len(b)/2) }),
+				},
+			},
+			{
 				Name: "chunks that share members", Want: trees, Ignores: ignores,
 				Image: formattest.Image{Layers: written(t, writer.WithChunkSize(64<<10), writer.WithMinChunkSize(50_000), writer.WithPrioritizedFiles([]string{"bin/busybox"}))},
 			},
 		},
 	})
+}
+
+// withoutTable puts ordinary layers in the place of some.
+func withoutTable(t *testing.T, layers []formattest.Blob, which ...int) []formattest.Blob {
+	t.Helper()
+	ordinary := formattest.Reference(t, "tiny", "tiny")
+	for _, i := range which {
+		layers[i] = ordinary[i]
+	}
+	return layers
 }
 
 func TestWhatNothingVouchesForIsRefused(t *testing.T) {

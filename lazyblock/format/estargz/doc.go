@@ -10,8 +10,9 @@
 //
 // The digest of the table is in the layer's descriptor, and so the image's
 // manifest vouches for it; the table vouches for every chunk. A layer without
-// that annotation is refused. What is read of the blob besides is checked by its
-// effect only: a footer that lies leads to a table of another digest.
+// that annotation, of a base image for instance, is read to its end. What is read
+// of the blob besides is checked by its effect only: a footer that lies leads to a
+// table of another digest.
 //
 // The package never looks at tars but the one around the table, and starts no
 // goroutine that it does not wait for. Source: stargz-snapshotter,

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
@@ -41,9 +43,11 @@ type Options struct {
 //
 // Bytes that break the format give reason.FormatCorrupt; they are first dropped
 // from the cache below and read once more. reason.ArtifactInvalid is for layers
-// that nothing vouches for.
+// whose annotation is none. Layers without it are read to their end and compared
+// with their digest, as long as they are small: else the error has reason.NoMatch.
 func Open(ctx context.Context, form lazyblock.Form, opts Options) (lazyblock.Volume, error) {
 	return stargztoc.Open(ctx, form, stargztoc.Format{
+		Has: hasTable,
 		Table: func(ctx context.Context, layer *lazyblock.FormBlob, budget *stargztoc.Budget) (*stargztoc.Table, int64, error) {
 			return readLayer(ctx, layer, form.Tables, budget)
 		},
@@ -52,11 +56,17 @@ func Open(ctx context.Context, form lazyblock.Form, opts Options) (lazyblock.Vol
 	})
 }
 
+// hasTable reports whether a layer has a table that somebody vouches for.
+func hasTable(layer ocispec.Descriptor) bool {
+	_, found := layer.Annotations[AnnotationTOCDigest]
+	return found && !strings.HasSuffix(layer.MediaType, "zstd") // one dialect of zstd:chunked has it as well
+}
+
 // readLayer reads a layer's table and tells where the files' bytes end in its blob.
 func readLayer(ctx context.Context, layer *lazyblock.FormBlob, tables []lazyblock.FormBlob, budget *stargztoc.Budget) (*stargztoc.Table, int64, error) {
 	want := digest.Digest(layer.Descriptor.Annotations[AnnotationTOCDigest])
 	if err := want.Validate(); err != nil {
-		return nil, 0, reason.Errorf(reason.ArtifactInvalid, "annotation %s, without which nothing vouches for the table of contents: %w", AnnotationTOCDigest, err)
+		return nil, 0, reason.Errorf(reason.ArtifactInvalid, "annotation %s, which vouches for the table of contents: %w", AnnotationTOCDigest, err)
 	}
 	table, end, suspect, err := readTableOf(ctx, layer, tables, want, budget)
 	if reason.Of(err) == reason.FormatCorrupt && forget(ctx, layer.RangeReader, suspect) {

@@ -6,9 +6,8 @@
 //	flat.go      FlatBuffers, as far as they are needed, without trust
 //	ztoc.go      the table: sizes, files, digests of spans
 //	zinfo.go     checkpoints, which become a gzindex.Index
-//	plain.go     layers that have no table: read once, indexed on the way
 //	prefetch.go  spans that the publisher expects a start to read
-//	open.go      all of them together: a volume
+//	open.go      all of them together, and layers that have no table (plainlayer): a volume
 //
 // The life of a read: package toc asks for bytes of a layer's uncompressed tar;
 // package span fetches the spans that hold them; the SHA-256 of each is compared with

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/format/span"
 )
 
 // FuzzZtoc reads a layer through arbitrary tables.
@@ -40,7 +41,7 @@ func FuzzZinfo(f *testing.F) {
 		if spans < 0 || spans > 1000 {
 			return
 		}
-		z := &ztoc{compressed: int64(len(layer)), uncompressed: uncompressed, checkpoints: zinfo, digests: make(digests, spans)}
+		z := &ztoc{compressed: int64(len(layer)), uncompressed: uncompressed, checkpoints: zinfo, digests: make(span.Digests, spans)}
 		x, err := z.gzipIndex()
 		if err != nil {
 			return

@@ -12,6 +12,7 @@ import (
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/plainlayer"
 	"github.com/referee-cri/referee/lazyblock/format/span"
 	"github.com/referee-cri/referee/lazyblock/format/toc"
 	"github.com/referee-cri/referee/lazyblock/format/whole"
@@ -94,7 +95,7 @@ type layer struct {
 // open opens a layer by its table, or without one where that is nil.
 func (l *layer) open(ctx context.Context, blob lazyblock.FormBlob, table *lazyblock.FormBlob, memory *span.Memory) (err error) {
 	if table == nil {
-		l.Layer, err = openPlain(ctx, blob, memory)
+		l.Layer, err = plainlayer.Open(ctx, blob, memory)
 		return err
 	}
 	message, err := whole.Read(ctx, *table, maxTable)
@@ -134,14 +135,14 @@ func sort(form lazyblock.Form) (tables, prefetches map[digest.Digest]*lazyblock.
 	if total > maxTables {
 		return nil, nil, reason.Errorf(reason.FormatCorrupt, "tables of %d bytes, more than %d", total, maxTables)
 	}
-	plain, n := int64(0), 0
+	var plain []lazyblock.FormBlob
 	for _, blob := range form.Layers {
 		if tables[blob.Descriptor.Digest] == nil {
-			plain, n = plain+blob.Size(), n+1
+			plain = append(plain, blob)
 		}
 	}
-	if plain > maxPlain {
-		return nil, nil, reason.Errorf(reason.NoMatch, "%d layers of %d bytes have no table and would have to be read to their end, more than %d bytes", n, plain, maxPlain)
+	if err := plainlayer.Check(plain); err != nil {
+		return nil, nil, err
 	}
 	return tables, prefetches, nil
 }

@@ -40,14 +40,14 @@ func (z *ztoc) content(blob lazyblock.RangeReader, memory *span.Memory) (*span.R
 		if err != nil {
 			return nil, nil, reason.Errorf(reason.FormatCorrupt, "checkpoints: %w", err)
 		}
-		r, err := x.Content(blob, gzindex.ContentOptions{Stored: z.digests.verify, Memory: memory})
+		r, err := x.Content(blob, gzindex.ContentOptions{Stored: z.digests.Verify, Memory: memory})
 		return r, x.Spans(), err
 	case algorithmUncompressed:
 		spans, err := z.tarSpans()
 		if err != nil {
 			return nil, nil, reason.Errorf(reason.FormatCorrupt, "spans: %w", err)
 		}
-		r, err := span.New(blob, spans, z.digests.copy, span.Options{Memory: memory})
+		r, err := span.New(blob, spans, z.digests.Copy, span.Options{Memory: memory})
 		return r, spans, err
 	default:
 		return nil, nil, reason.Errorf(reason.FormatCorrupt, "compression algorithm %d", z.algorithm)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/span"
 	"github.com/referee-cri/referee/lazyblock/format/toc"
 	"github.com/referee-cri/referee/lazyblock/tarinode"
 )
@@ -26,8 +27,8 @@ type ztoc struct {
 	compressed   int64 // length of the layer
 	uncompressed int64 // of its tar, as far as a tar reader reads it
 	algorithm    int8
-	checkpoints  []byte  // the zinfo
-	digests      digests // of the spans, as they are stored
+	checkpoints  []byte       // the zinfo
+	digests      span.Digests // of the spans, as they are stored
 
 	message []byte
 }
@@ -88,7 +89,7 @@ func parseZtoc(message []byte) (*ztoc, error) {
 	if int64(texts.n) != int64(maxSpan)+1 {
 		return nil, reason.Errorf(reason.FormatCorrupt, "table of contents with %d digests for the spans 0 to %d", texts.n, maxSpan)
 	}
-	z.digests = make(digests, texts.n)
+	z.digests = make(span.Digests, texts.n)
 	for i := range z.digests {
 		text := texts.string(i)
 		if f.err != nil {

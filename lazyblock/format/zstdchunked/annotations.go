@@ -37,6 +37,13 @@ type position struct {
 // end is where the frames with files end in the blob.
 func (p position) end() int64 { return p.off - frameHeader }
 
+// hasTable reports whether a layer has a table that somebody vouches for.
+func hasTable(layer ocispec.Descriptor) bool {
+	_, stargz := layer.Annotations[prefixStargz+manifestChecksum]
+	_, containers := layer.Annotations[prefixContainers+manifestChecksum]
+	return stargz || containers
+}
+
 // positionOf reads the annotations of a layer.
 func positionOf(layer ocispec.Descriptor) (position, error) {
 	prefix := prefixStargz
@@ -45,7 +52,7 @@ func positionOf(layer ocispec.Descriptor) (position, error) {
 	}
 	p := position{digest: digest.Digest(layer.Annotations[prefix+manifestChecksum])}
 	if err := p.digest.Validate(); err != nil {
-		return p, fmt.Errorf("annotation %s, without which nothing vouches for the table of contents: %w", prefix+manifestChecksum, err)
+		return p, fmt.Errorf("annotation %s, which vouches for the table of contents: %w", prefix+manifestChecksum, err)
 	}
 	said := layer.Annotations[prefix+manifestPosition]
 	fields := strings.Split(said, ":")
