@@ -59,13 +59,7 @@ func (t *Table) layer(blob lazyblock.RangeReader, end int64, format Format) (toc
 	}
 	entries := t.entries
 	t.entries, t.chunks = nil, nil
-	return toc.Layer{Content: content, Entries: func(yield func(toc.Entry, error) bool) {
-		for _, entry := range entries {
-			if !yield(entry, nil) {
-				return
-			}
-		}
-	}}, nil
+	return toc.Layer{Content: content, Entries: entries.all}, nil
 }
 
 // joins reports whether next is stored together with last, the end of s, and

@@ -23,11 +23,37 @@ const (
 
 // Table is a table of contents in memory.
 type Table struct {
-	entries  []toc.Entry
+	entries  blocks
 	chunks   []chunk
 	size     int64 // of all files
 	landmark int64 // where the prefetch landmark is stored: a start reads what is before it; 0: there is none
 	boundary int64 // where the other landmark is stored; 0: there is none
+}
+
+// blocks are entries in pieces: they are large, and never copied.
+type blocks [][]toc.Entry
+
+const blockEntries = 1024
+
+func (b *blocks) add(entry toc.Entry) {
+	last := len(*b) - 1
+	if last < 0 || len((*b)[last]) == blockEntries {
+		*b = append(*b, make([]toc.Entry, 0, blockEntries))
+		last++
+	}
+	(*b)[last] = append((*b)[last], entry)
+}
+
+// all yields each entry once and lets go of those behind it.
+func (b blocks) all(yield func(toc.Entry, error) bool) {
+	for i, block := range b {
+		b[i] = nil
+		for _, entry := range block {
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	}
 }
 
 // chunk is a part of a file that is stored by itself, or with few others.
@@ -58,7 +84,7 @@ func (p *parser) add(r *row) error {
 	}
 	hidden := r.Type == "reg" && p.markedBy(r)
 	if !hidden {
-		p.table.entries = append(p.table.entries, entry)
+		p.table.entries.add(entry)
 	}
 	if r.Type != "reg" || r.Size == 0 {
 		return nil
