@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/testdata"
@@ -61,4 +63,37 @@ func TestFormsInTheImageItself(t *testing.T) {
 			b.expectReleased(t, ref)
 		})
 	}
+}
+
+// TestLayersWithoutTable pulls an eStargz image with an ordinary base and an
+// ordinary layer on top.
+func TestLayersWithoutTable(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, node.Options{}, "")
+	ordinary, seekable := filepath.Join(testdata.Dir(t, "reference"), "tiny"), filepath.Join(testdata.Dir(t, "reference"), "estargz")
+	from, image := readLayout(t, ordinary, "tiny"), readLayout(t, seekable, "tiny-estargz")
+	for i, layer := range image.manifest.Layers {
+		if i == 0 || i == len(image.manifest.Layers)-1 {
+			image.manifest.Layers[i], image.config.RootFS.DiffIDs[i] = from.manifest.Layers[i], from.config.RootFS.DiffIDs[i]
+			b.putBlob(t, ordinary, from.manifest.Layers[i])
+			continue
+		}
+		b.putBlob(t, seekable, layer)
+	}
+	config, err := b.registry.PutBlob(ocispec.MediaTypeImageConfig, mustJSON(t, image.config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image.manifest.Config = config
+	if _, err := b.registry.PutManifest("mixed", "1", ocispec.MediaTypeImageManifest, mustJSON(t, image.manifest)); err != nil {
+		t.Fatal(err)
+	}
+	ref := b.registry.Ref("mixed", "1")
+	if entry := b.pull(t, ref, fallback.Lazy); entry.Format != "estargz" {
+		t.Errorf("attached as %q, want estargz", entry.Format)
+	}
+	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
+	expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), slices.Concat(madeByRuntime, stargzDiffers, unlikeOverlay)...)
+	removePod(t, container)
+	b.expectReleased(t, ref)
 }
