@@ -16,7 +16,8 @@
 // manifest; its config and its referrers, together; the artifact's manifest. So
 // does a multi-platform one: the index; the manifest and its referrers; the
 // config and the artifact's manifest. Where a signature is wanted, its manifest
-// and its content are two more.
+// and its content are two more; the tables of SOCI v2 are one, of an index's manifest
+// that is fetched once nothing better was found.
 //
 // Goroutines: Plan runs the config's fetch beside discovery, legacy beside
 // current endpoints, and up to four artifact fetches at once; the referrers of an
