@@ -75,7 +75,7 @@ func putEROFS(layout string) func(*testing.T, *bed) {
 		var layers []ocispec.Descriptor
 		for _, upper := range fsimage.Unpack(t, layout, "tiny") {
 			fsimage.DropLongNames(t, upper)
-			layers = append(layers, b.put(t, "application/vnd.erofs.layer.v1", fsimage.EROFS(t, upper, "-Enoinline_data"), nil))
+			layers = append(layers, b.put(t, "application/vnd.erofs.layer.v1", fsimage.EROFS(t, upper, "-Enoinline_data")))
 		}
 		b.putBesideOriginal(t, layout, "erofs", layers)
 	}
@@ -86,7 +86,7 @@ func putNydus(layout string) func(*testing.T, *bed) {
 		img := rafstest.Write(t, fsimage.Tars(t, layout, "tiny"), rafstest.Options{Compression: rafstest.Zstd, Batch: 16 << 10, Prefetch: []string{"/bin/busybox"}})
 		layers, contents := img.Layers(t)
 		for i, layer := range layers {
-			b.put(t, layer.MediaType, contents[i], nil)
+			b.put(t, layer.MediaType, contents[i])
 		}
 		b.putBesideOriginal(t, layout, "nydus.remoteimage.v1", layers)
 	}
@@ -96,13 +96,13 @@ func putNydus(layout string) func(*testing.T, *bed) {
 func putDisk(layout string) func(*testing.T, *bed) {
 	return func(t *testing.T, b *bed) {
 		disk := fsimage.DynamicVHD(t, fsimage.Ext4(t, fsimage.Merge(t, fsimage.Unpack(t, layout, "tiny")), "40M"))
-		layer := b.put(t, "application/vnd.referee.disk.layer.v1.vhd+zstd", fsimage.SeekableZstd(t, disk, 256<<10), nil)
+		layer := b.put(t, "application/vnd.referee.disk.layer.v1.vhd+zstd", fsimage.SeekableZstd(t, disk, 256<<10))
 		b.pushOriginal(t, layout, "tiny")
 		subject := readLayout(t, layout, "tiny").descriptor
 		_, err := b.registry.PutJSON("tiny", "", ocispec.MediaTypeImageManifest, ocispec.Manifest{
 			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 			ArtifactType: "application/vnd.referee.disk.v1", Subject: &subject,
-			Config: b.put(t, ocispec.MediaTypeEmptyJSON, []byte("{}"), nil), Layers: []ocispec.Descriptor{layer},
+			Config: b.put(t, ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{layer},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -110,13 +110,12 @@ func putDisk(layout string) func(*testing.T, *bed) {
 	}
 }
 
-func (b *bed) put(t *testing.T, mediaType string, content []byte, annotations map[string]string) ocispec.Descriptor {
+func (b *bed) put(t *testing.T, mediaType string, content []byte) ocispec.Descriptor {
 	t.Helper()
 	d, err := b.registry.PutBlob(mediaType, content)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Annotations = annotations
 	return d
 }
 

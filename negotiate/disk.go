@@ -36,9 +36,7 @@ func (d disk) Recognise(_ context.Context, a Artifact) (*Candidate, error) {
 	if len(a.Files) != 1 {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "it has %d layers, a disk has one", len(a.Files))
 	}
-	switch bare := strings.TrimSuffix(a.Files[0].MediaType, suffixZstd); bare {
-	case mediaTypeDiskRaw, mediaTypeDiskVHD:
-	default:
+	if bare := strings.TrimSuffix(a.Files[0].MediaType, suffixZstd); bare != mediaTypeDiskRaw && bare != mediaTypeDiskVHD {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "its layer is a %s, not a disk", clip(a.Files[0].MediaType))
 	}
 	return &Candidate{Format: d.Format(), Config: a.Config, Layers: slices.Clone(a.Files), Fit: FitFlat, Foreign: true}, nil

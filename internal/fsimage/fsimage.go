@@ -222,23 +222,28 @@ func Tars(t testing.TB, layout, tag string) [][]byte {
 	t.Helper()
 	var tars [][]byte
 	for _, layer := range manifest(t, layout, tag).Layers {
-		f, err := os.Open(blobPath(layout, layer.Digest))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		stream, err := layerstream.Decompress(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer stream.Close()
-		content, err := io.ReadAll(stream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		tars = append(tars, content)
+		tars = append(tars, decompress(t, blobPath(layout, layer.Digest)))
 	}
 	return tars
+}
+
+func decompress(t testing.TB, path string) []byte {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	stream, err := layerstream.Decompress(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	content, err := io.ReadAll(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }
 
 func manifest(t testing.TB, layout, tag string) ocispec.Manifest {

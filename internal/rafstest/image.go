@@ -152,7 +152,7 @@ func (i *Image) rafs(t testing.TB, blobs []*blob, opts Options) {
 	}
 	le.PutUint64(ext[24:], uint64(len(b)))
 	le.PutUint64(ext[32:], uint64(len(table)))
-	i.Bootstrap = append(b, table...)
+	i.Bootstrap = append(i.Bootstrap, table...)
 	if rest := len(i.Bootstrap) % blockSize; rest > 0 {
 		i.Bootstrap = append(i.Bootstrap, make([]byte, blockSize-rest)...)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,7 +127,7 @@ func TestTarBehindItsIndex(t *testing.T) {
 	binary.LittleEndian.PutUint32(index[super+8:], 0) // the checksum is not to be looked at
 	binary.LittleEndian.PutUint32(index[slot+64:], uint32(len(data)/4096))
 	binary.LittleEndian.PutUint32(index[slot+68:], uint32(len(index)/4096))
-	whole := append(index, data...)
+	whole := slices.Concat(index, data)
 	for name, layers := range map[string][][]byte{"one": {whole}, "merged": {small(t, file("below", "x")), whole}} {
 		v, err := erofslayers.Open(t.Context(), form("", layers...), nil)
 		if err != nil {

@@ -114,7 +114,7 @@ func parseMeta(rows []byte, blob *blobInfo, table batchTable) ([]chunk, []batch,
 		return chunks, nil, nil
 	}
 	total := uint64(len(rows))
-	if table.count > total/batchRow || table.off > total-table.count*batchRow {
+	if table.count > total/batchRow || table.count*batchRow > table.size || table.off > total-table.count*batchRow {
 		return nil, nil, corrupt("%d batches at %d of %d bytes", table.count, table.off, total)
 	}
 	var batches []batch
