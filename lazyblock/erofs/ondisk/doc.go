@@ -9,6 +9,6 @@
 // reason.NotAttachable.
 //
 // It never returns file content, never writes, never mounts, and starts no
-// goroutines. Sources: Documentation/filesystems/erofs.rst and
+// goroutines but within a call. Sources: Documentation/filesystems/erofs.rst and
 // fs/erofs/erofs_fs.h of Linux 6.12.
 package ondisk

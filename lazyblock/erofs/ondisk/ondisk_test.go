@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -354,6 +356,9 @@ func walk(ctx context.Context, b blob) error {
 	if err != nil {
 		return err
 	}
+	if err := image.Warm(ctx); err != nil {
+		return err
+	}
 	return image.Walk(ctx, func(_ string, f *ondisk.File) error {
 		if f.Inode.Type() != erofs.TypeRegular {
 			return nil
@@ -382,6 +387,55 @@ func TestCyclesEnd(t *testing.T) {
 	le.PutUint64(b[dirents+2*12:], uint64(le.Uint16(b[1024+14:])))
 	if err := walk(t.Context(), b); reason.Of(err) != reason.FormatCorrupt || !strings.Contains(fmt.Sprint(err), "two parents") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// counting counts reads and those under way at a time.
+type counting struct {
+	blob
+
+	reads, now, most atomic.Int64
+}
+
+func (c *counting) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
+	c.reads.Add(1)
+	if now := c.now.Add(1); now > c.most.Load() {
+		c.most.Store(now)
+	}
+	defer c.now.Add(-1)
+	for range 100 {
+		runtime.Gosched() // for others to come in
+	}
+	return c.blob.ReadRange(ctx, p, off)
+}
+
+// TestWarmImagesAreWalkedFromMemory walks an image without one more read.
+func TestWarmImagesAreWalkedFromMemory(t *testing.T) {
+	t.Parallel()
+	data, _ := mkfs(t, "")
+	source := &counting{blob: data}
+	image, err := ondisk.Open(t.Context(), source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Warm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	warm := source.reads.Load()
+	if most := source.most.Load(); most < 2 {
+		t.Errorf("%d reads, never two at a time", warm)
+	}
+	files := 0
+	err = image.Walk(t.Context(), func(string, *ondisk.File) error {
+		files++
+		return nil
+	})
+	if err != nil || files < 950 {
+		t.Errorf("%d files, %v", files, err)
+	}
+	// Attributes that inodes share are a page of their own.
+	if more := source.reads.Load() - warm; more > 1 {
+		t.Errorf("%d reads warmed the image, and the walk needed %d more", warm, more)
 	}
 }
 

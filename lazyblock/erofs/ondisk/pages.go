@@ -2,23 +2,23 @@ package ondisk
 
 import (
 	"context"
-	"slices"
 
 	"github.com/referee-cri/referee/lazyblock"
 )
 
-// Metadata lies scattered between data. It is read in large aligned pages, so
-// that neighbours cost one round trip, and the last few of them are kept.
+// Metadata lies scattered between data. It is read in aligned pages larger than a
+// block, so that neighbours cost one round trip, and of these at most 32 MiB are
+// kept.
 const (
-	pageSize  = 128 << 10
-	keptPages = 64
+	pageSize  = 32 << 10
+	keptPages = 1024
 )
 
 // pages reads an image through the pages kept of it.
 type pages struct {
 	image lazyblock.RangeReader
 	kept  map[int64][]byte // by page number
-	order []int64          // the one used last is last
+	order []int64          // as they came
 }
 
 // read returns n bytes at off. The caller must not change them.
@@ -53,23 +53,30 @@ func (p *pages) join(ctx context.Context, off, n int64) ([]byte, error) {
 }
 
 func (p *pages) page(ctx context.Context, number int64) ([]byte, error) {
-	if i := slices.Index(p.order, number); i >= 0 {
-		p.order = append(slices.Delete(p.order, i, i+1), number)
-		return p.kept[number], nil
+	if page := p.kept[number]; page != nil {
+		return page, nil
 	}
+	page, err := p.fetch(ctx, number)
+	if err == nil {
+		p.keep(number, page)
+	}
+	return page, err
+}
+
+func (p *pages) fetch(ctx context.Context, number int64) ([]byte, error) {
 	off := number * pageSize
-	page, err := readAt(ctx, p.image, off, min(pageSize, p.image.Size()-off))
-	if err != nil {
-		return nil, err
-	}
+	return readAt(ctx, p.image, off, min(pageSize, p.image.Size()-off))
+}
+
+// keep keeps a page in place of the one that came first.
+func (p *pages) keep(number int64, page []byte) {
 	if len(p.order) == keptPages {
 		delete(p.kept, p.order[0])
-		p.order = slices.Delete(p.order, 0, 1)
+		p.order = append(p.order[:0], p.order[1:]...)
 	}
 	if p.kept == nil {
 		p.kept = make(map[int64][]byte)
 	}
 	p.kept[number] = page
 	p.order = append(p.order, number)
-	return page, nil
 }

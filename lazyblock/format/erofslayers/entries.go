@@ -57,6 +57,9 @@ func listLayer(ctx context.Context, r lazyblock.RangeReader) (*listing, error) {
 	if err := flat(&image.Super, r.Size()); err != nil {
 		return nil, err
 	}
+	if err := image.Warm(ctx); err != nil {
+		return nil, err
+	}
 	l := &listing{image: image, content: newContent(r), names: make(map[uint64]string)}
 	return l, image.Walk(ctx, func(name string, f *ondisk.File) error { return l.add(ctx, name, f) })
 }
