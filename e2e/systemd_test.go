@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/e2e/images"
+	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/e2e/tools"
 )
 
@@ -29,20 +30,31 @@ ExecStart=/bin/sh -c 'grep -q imageServiceEndpoint /var/lib/kubelet/config.yaml 
 WantedBy=multi-user.target
 `
 
+// containerdUnit runs the tests' containerd, as its own unit does.
+const containerdUnit = `[Service]
+Type=notify
+ExecStart=/opt/containerd/containerd
+Environment=PATH=/opt/containerd:/usr/sbin:/usr/bin:/sbin:/bin
+Delegate=yes
+KillMode=process
+[Install]
+WantedBy=multi-user.target
+`
+
 // insideSystemd is what an operator would type, and what is then to be seen. Each
 // line that begins with "== " names what follows.
 const insideSystemd = `#!/bin/sh
 state() { echo "== $1: $(systemctl is-active referee.socket referee.service kubelet.service | tr '\n' ' ')"; }
 cd /root
-systemctl start kubelet.service
+systemctl start containerd.service kubelet.service
 cp -a /etc /var/lib/kubelet /root/before 2>/dev/null || { mkdir before && cp -a /etc /var/lib/kubelet before; }
 ./referee install
 echo "== install: $?"
 state installed
-systemctl show --property=FileDescriptorStoreMax,Type,KillMode,NRestarts referee.service
+systemctl show --property=FileDescriptorStoreMax,Type,KillMode,NRestarts referee.service | sort
 stat --format '== socket: %F %a' /run/referee/cri.sock
 /usr/local/bin/referee status >/dev/null && echo "== status: answers"
-/usr/local/bin/referee doctor | grep -E '^(good|degraded|bad) +(kubelet|daemon|cri socket) '
+/usr/local/bin/referee doctor | grep -E '^(good|degraded|bad) +(kubelet|containerd|snapshotter|mounts|daemon|cri socket) '
 echo "== kubelet: $(tail -n 1 kubelet)"
 ./referee install
 state again
@@ -68,7 +80,7 @@ echo "== uninstall: $?"
 state uninstalled
 echo "== kubelet: $(tail -n 1 kubelet)"
 mkdir after && cp -a /etc /var/lib/kubelet after
-diff -r before after && echo "== left: nothing changed"
+diff -r --no-dereference before after && echo "== left: nothing changed"
 ls -d /usr/local/bin/referee /var/lib/referee /run/referee /etc/referee 2>/dev/null
 ls /etc/systemd/system /etc/systemd/system/*.wants | grep referee
 pgrep -a referee
@@ -106,8 +118,9 @@ func TestSystemd(t *testing.T) {
 	}
 	for path, text := range map[string]string{
 		"root/referee": string(program), "root/script": insideSystemd,
-		"etc/systemd/system/kubelet.service": fakeKubelet, "etc/systemd/system/test.service": runner,
-		"var/lib/kubelet/config.yaml": "kind: KubeletConfiguration # mine\n",
+		"etc/systemd/system/kubelet.service": fakeKubelet, "etc/systemd/system/containerd.service": containerdUnit,
+		"etc/systemd/system/test.service": runner,
+		"var/lib/kubelet/config.yaml":     "kind: KubeletConfiguration # mine\n",
 	} {
 		full := filepath.Join(root, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o755), os.WriteFile(full, []byte(text), 0o755)); err != nil { //nolint:gosec // as on a node
@@ -120,7 +133,13 @@ func TestSystemd(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), systemdTimeout)
 	defer cancel()
-	console, err := exec.CommandContext(ctx, nspawn, "--quiet", "--register=no", "--keep-unit", "--private-network", "--bind=/dev/fuse", "--directory="+root, "--boot").CombinedOutput()
+	containerd, err := tools.Containerd(ctx, node.Containerd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its snapshots cannot be overlays on an overlay.
+	snapshots := t.TempDir()
+	console, err := exec.CommandContext(ctx, nspawn, "--bind-ro="+containerd+":/opt/containerd", "--bind="+snapshots+":/var/lib/containerd", "--quiet", "--register=no", "--keep-unit", "--private-network", "--bind=/dev/fuse", "--directory="+root, "--boot").CombinedOutput()
 	results, rerr := os.ReadFile(filepath.Join(root, "root/results"))
 	if rerr != nil {
 		t.Fatalf("the system gave no results: %v, %v\n%s", err, rerr, console)
@@ -128,10 +147,13 @@ func TestSystemd(t *testing.T) {
 	expectLines(t, string(results),
 		"== install: 0",
 		"== installed: active active active ",
-		"FileDescriptorStoreMax=512", "Type=notify", "KillMode=process", "NRestarts=0",
+		"FileDescriptorStoreMax=512", "KillMode=process", "NRestarts=0", "Type=notify",
 		"== socket: socket 660",
 		"== status: answers",
+		"good +containerd +containerd "+node.Containerd,
+		"good +snapshotter", "good +mounts +containerd and the daemon share",
 		"good +kubelet +/var/lib/kubelet/config.yaml sends it to unix:///run/referee/cri.sock",
+		"good +cri socket +/run/referee/cri.sock answers",
 		"good +daemon +version .* runs, driver .*, 0 volumes",
 		"== kubelet: through-referee",
 		"nothing to do: this node has all of it",

@@ -70,7 +70,7 @@ func TestReproducible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(first) != string(second) || strings.Count(string(first), "\n") != 4 {
+	if string(first) != string(second) || strings.Count(string(first), "\n") != 5 {
 		t.Errorf("one build:\n%s\nanother:\n%s", first, second)
 	}
 }

@@ -52,7 +52,11 @@ func (r *release) make(ctx context.Context, arches []string) error {
 			made = append(made, path)
 		}
 	}
-	return sums(filepath.Join(r.out, "SHA256SUMS"), made)
+	index, err := r.image(arches)
+	if err != nil {
+		return err
+	}
+	return sums(r.out, append(made, index))
 }
 
 // build compiles a static binary in which nothing tells where or when.
@@ -133,7 +137,8 @@ func compress(path string) error {
 	return errors.Join(os.WriteFile(path+".gz", packed.Bytes(), 0o644), os.Remove(path))
 }
 
-func sums(path string, files []string) error {
+// sums writes the digests of files below dir.
+func sums(dir string, files []string) error {
 	sort.Strings(files)
 	var list strings.Builder
 	for _, file := range files {
@@ -141,7 +146,11 @@ func sums(path string, files []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&list, "%x  %s\n", sha256.Sum256(data), filepath.Base(file))
+		name, err := filepath.Rel(dir, file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&list, "%x  %s\n", sha256.Sum256(data), name)
 	}
-	return os.WriteFile(path, []byte(list.String()), 0o644)
+	return os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(list.String()), 0o644)
 }

@@ -52,7 +52,7 @@ cannot be made, or the daemon or the kubelet does not start with it, all are und
 			}
 			return withServices(cmd, opts.Root, noStart, func(ctx context.Context, services install.Services) error {
 				if err := plan.Apply(ctx, services); err != nil {
-					return fmt.Errorf("install, everything is as it was: %w", err)
+					return fmt.Errorf("install: %w", err)
 				}
 				return nil
 			})

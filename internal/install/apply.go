@@ -48,8 +48,13 @@ func (p *Plan) Apply(ctx context.Context, services Services) (err error) {
 	}
 	var done []Change
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.undo(context.WithoutCancel(ctx), done, services))
+		if err == nil {
+			return
+		}
+		if left := p.undo(context.WithoutCancel(ctx), done, services); left != nil {
+			err = errors.Join(err, left)
+		} else {
+			err = fmt.Errorf("everything is as it was: %w", err)
 		}
 	}()
 	for _, change := range p.Changes { // directories come first: the record's is among them
