@@ -466,11 +466,14 @@ func (u *units) ask(what string) error {
 	return nil
 }
 
-func (u *units) Reload(context.Context) error                        { return u.ask("reload") }
-func (u *units) Start(_ context.Context, unit string) error          { return u.ask("start " + unit) }
-func (u *units) Restart(_ context.Context, unit string) error        { return u.ask("restart " + unit) }
+func (u *units) Reload(context.Context) error               { return u.ask("reload") }
+func (u *units) Start(_ context.Context, unit string) error { return u.ask("start " + unit) }
+
+func (u *units) Restart(_ context.Context, unit string) error { return u.ask("restart " + unit) }
+
 func (u *units) RestartRunning(_ context.Context, unit string) error { return u.ask("restart " + unit) }
-func (u *units) Stop(_ context.Context, unit string) error           { return u.ask("stop " + unit) }
+
+func (u *units) Stop(_ context.Context, unit string) error { return u.ask("stop " + unit) }
 
 // The kubelet is sent to the daemon once that runs, and away before it ends.
 func TestOrderOfServices(t *testing.T) {
