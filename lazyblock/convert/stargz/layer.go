@@ -55,6 +55,8 @@ func (c *converter) convert(ctx context.Context) (_ Layer, missed []string, err 
 		options = append(options, estargz.WithCompression(&zstdCompression{
 			Compressor: &zstdchunked.Compressor{CompressionLevel: zstd.SpeedDefault, Metadata: metadata},
 		}))
+	} else {
+		options = append(options, estargz.WithCompression(newGzipCompression()))
 	}
 	blob, err := estargz.Build(io.NewSectionReader(spool, 0, size), options...)
 	if err != nil {
