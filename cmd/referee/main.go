@@ -62,6 +62,7 @@ func rootCommand() *cobra.Command {
 		installCommand(),
 		uninstallCommand(),
 		logLevelCommand(load),
+		reportCommand(load),
 		keepCommand(),
 		manualCommand(),
 	)
