@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/trace"
 )
 
@@ -44,7 +45,7 @@ type Ordinary struct {
 func Compare(e *fallback.Entry, entries []fallback.Entry) *Ordinary {
 	for i := range entries {
 		other := &entries[i]
-		if other.Outcome != fallback.Ordinary || other.ImageBytes < least || hostOf(other.Reference) != hostOf(e.Reference) ||
+		if other.Outcome != fallback.Ordinary || other.Reason == reason.AlreadyPresent || other.ImageBytes < least || hostOf(other.Reference) != hostOf(e.Reference) ||
 			other.Forward == nil || other.Forward.Error != "" || other.Repeated > 0 || len(other.Materialised) > 0 {
 			continue
 		}

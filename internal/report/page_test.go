@@ -171,6 +171,7 @@ func TestCompareTakesTheLastOrdinaryPullOfTheRegistry(t *testing.T) {
 		ordinary("r.example/lazy:1", func(e *fallback.Entry) { e.Outcome = fallback.Lazy }),
 		ordinary("r.example/failed:1", func(e *fallback.Entry) { e.Forward.Error = "x" }),
 		ordinary("r.example/small:1", func(e *fallback.Entry) { e.ImageBytes = 1000 }),
+		ordinary("r.example/present:1", func(e *fallback.Entry) { e.Reason = reason.AlreadyPresent }),
 		ordinary("r.example/unknown:1", func(e *fallback.Entry) { e.ImageBytes = 0 }),
 		ordinary("r.example/this:1", nil),
 		ordinary("r.example/older:1", nil),
