@@ -136,6 +136,10 @@ VERSION :=
 package: ## Build packages, static binaries and bills of materials into dist
 	cd packaging && go run . -version '$(VERSION)'
 
+.PHONY: generate
+generate: ## Write the tables of docs/operations.md anew
+	go test -count=1 -run '^TestOperationsDocumentIsCurrent$$' ./cmd/referee -update
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	rm -rf bin dist .cache

@@ -43,10 +43,8 @@ type Entry struct {
 	Reason    reason.Code   `json:"reason,omitempty"`   // why not lazy
 	Sentence  string        `json:"sentence,omitempty"` // the same for a person
 
-	// ImageBytes is what an ordinary pull fetches at most, as the registry stores the
-	// layers; FormBytes is the whole of the chosen form.
-	ImageBytes int64 `json:"image_bytes,omitempty"`
-	FormBytes  int64 `json:"form_bytes,omitempty"`
+	ImageBytes int64 `json:"image_bytes,omitempty"` // of the image's layers as the registry stores them: what an ordinary pull fetches at most
+	FormBytes  int64 `json:"form_bytes,omitempty"`  // of the whole of the chosen form
 
 	Format   string              `json:"format,omitempty"`   // of the chosen candidate, attached or not
 	Artifact digest.Digest       `json:"artifact,omitempty"` // its manifest
