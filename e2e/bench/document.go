@@ -187,7 +187,7 @@ func (p *picture) draw() string {
 		if b.ours() {
 			class = ` class="o"`
 		}
-		fmt.Fprintf(&body, "<rect"+class+" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"14\"/>\n", labelWidth, y+3, max(b.value*scale, 1))
+		fmt.Fprintf(&body, "<rect%s x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"14\"/>\n", class, labelWidth, y+3, max(b.value*scale, 1))
 		fmt.Fprintf(&body, "<path d=\"M%.1f %dH%.1f\"/>\n", labelWidth+b.least*scale, y+10, labelWidth+b.great*scale)
 		fmt.Fprintf(&body, "<text x=\"%.1f\" y=\"%d\">%s</text>\n", labelWidth+b.great*scale+6, y+14, figure(b.value))
 		y += lineHeight

@@ -1,7 +1,7 @@
 // Package node runs a real Kubernetes node's image side on this machine for
 // tests, demo and benchmarks: containerd of a chosen version with its own root,
 // state, socket, registry hosts and CNI folder, a CRI client that plays the
-// kubelet, and a referee daemon as a subprocess.
+// kubelet, and as subprocesses a referee daemon or a proxy snapshotter.
 //
 // It owns everything below a node's folder and every process that was started
 // for it, and removes both, also what a crashed former run has left. It never
