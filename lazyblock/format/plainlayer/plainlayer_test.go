@@ -28,13 +28,13 @@ func blobOf(data, said []byte) lazyblock.FormBlob {
 	return lazyblock.FormBlob{RangeReader: memory{bytes.NewReader(data)}, Descriptor: ocispec.Descriptor{Digest: digest.FromBytes(said), Size: int64(len(said))}}
 }
 
-// makeTar has two files, the first of some spans.
+// makeTar has two files, the first of two spans.
 func makeTar(t testing.TB) []byte {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(1, 1))
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, size := range map[string]int{"large": 3*spanSize + 7, "small": 10} {
+	for name, size := range map[string]int{"large": spanSize + 7, "small": 10} {
 		content := make([]byte, size)
 		for i := range content {
 			content[i] = byte(rng.IntN(20))
