@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,7 +25,12 @@ func specOf(layers ...string) Spec {
 
 func TestIDNamesContentAndWhoAnswersForIt(t *testing.T) {
 	t.Parallel()
-	base := specOf("a", "b")
+	stack := func(layers ...string) Spec {
+		spec := specOf(layers...)
+		spec.Format = "overlaybd" // of which there are records of earlier versions
+		return spec
+	}
+	base := stack("a", "b")
 	neighbour := base
 	neighbour.Repository, neighbour.Reference = "registry.test/copy/app", "registry.test/copy/app@sha256:0"
 	elsewhere := base
@@ -34,18 +40,24 @@ func TestIDNamesContentAndWhoAnswersForIt(t *testing.T) {
 	otherChain := base
 	otherChain.Chain = digest.FromString("chain")
 
-	if got, want := base.ID(), "cc0477d034c317c10e8b102c3812e306"; got != want {
+	if got, want := base.ID(), "fa0cc8bde8644bf4c98c130db4973b0a"; got != want {
 		t.Errorf("ID = %s, want %s: records of earlier versions would be lost", got, want)
 	}
 	if base.ID() != neighbour.ID() {
 		t.Error("the same layers from another repository of the registry are another volume")
 	}
 	for name, other := range map[string]Spec{
-		"another format": otherFormat, "another registry": elsewhere, "another chain": otherChain, "another order": specOf("b", "a"), "a layer less": specOf("a"), "a layer more": specOf("a", "b", "c"),
+		"another format": otherFormat, "another registry": elsewhere, "another chain": otherChain, "another order": stack("b", "a"), "a layer less": stack("a"), "a layer more": stack("a", "b", "c"),
 	} {
 		if other.ID() == base.ID() {
 			t.Errorf("%s is the same volume", name)
 		}
+	}
+	raw, wrapped := otherFormat, otherFormat
+	wrapped.Layers = slices.Clone(raw.Layers)
+	wrapped.Layers[0].MediaType += "+zstd"
+	if raw.ID() == wrapped.ID() {
+		t.Error("layers that are to be read in another way are the same volume")
 	}
 }
 

@@ -74,7 +74,8 @@ func (s Spec) ID() string {
 	_, _ = io.WriteString(h, s.Format+"\n"+registry.HostOf(s.Repository)+"\n"+s.Chain.String())
 	for _, layer := range s.Layers {
 		_, _ = io.WriteString(h, "\n"+layer.Digest.String())
-		if s.Format != "overlaybd" { // of which annotations say nothing that the digest does not
+		if s.Format != "overlaybd" { // of which nothing else says what the digest does not
+			_, _ = fmt.Fprintf(h, " %q", layer.MediaType)
 			writeSorted(h, layer.Annotations)
 		}
 	}

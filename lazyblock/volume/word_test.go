@@ -104,8 +104,8 @@ func TestRecordOfAnEarlierVersionHasNoWord(t *testing.T) {
 	m := w.manager(t)
 	spec := specOf("a")
 	record := fmt.Sprintf(`{"format": "plain", "repository": "registry.test/app", "reference": "registry.test/app:1",
-		"artifact": {"mediaType": "x", "digest": %q, "size": 1}, "layers": [{"mediaType": "y", "digest": %q, "size": %d}]}`,
-		digest.FromString("artifact"), spec.Layers[0].Digest, spec.Layers[0].Size)
+		"artifact": {"mediaType": "x", "digest": %q, "size": 1}, "layers": [{"mediaType": %q, "digest": %q, "size": %d}]}`,
+		digest.FromString("artifact"), spec.Layers[0].MediaType, spec.Layers[0].Digest, spec.Layers[0].Size)
 	if err := os.WriteFile(w.record(spec), []byte(record), 0o600); err != nil {
 		t.Fatal(err)
 	}
