@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"sync/atomic"
 )
 
@@ -24,13 +25,24 @@ type rangeDevice struct {
 
 // NewDevice makes a device named id of the bytes of r, with zeros behind them up
 // to a multiple of 4096. Closing it closes closer, if there is one; r may be
-// somebody else's.
+// somebody else's. If r has a method Data, so has the device.
 func NewDevice(id string, r RangeReader, closer io.Closer) Device {
 	return &rangeDevice{RangeReader: r, id: id, closer: closer, size: (r.Size() + deviceAlign - 1) / deviceAlign * deviceAlign}
 }
 
 func (d *rangeDevice) ID() string  { return d.id }
 func (d *rangeDevice) Size() int64 { return d.size }
+
+// Data yields offset and length of what is not known to be zeros, or not to be
+// read by anybody: what r says, all of it where r says nothing.
+func (d *rangeDevice) Data() iter.Seq2[int64, int64] {
+	if sparse, ok := d.RangeReader.(interface {
+		Data() iter.Seq2[int64, int64]
+	}); ok {
+		return sparse.Data()
+	}
+	return func(yield func(off, n int64) bool) { yield(0, d.size) }
+}
 
 func (d *rangeDevice) Close() error {
 	if d.closed.Swap(true) || d.closer == nil {

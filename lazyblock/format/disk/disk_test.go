@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -238,6 +239,19 @@ func TestDynamicBlocksAreThoseOfTheDisk(t *testing.T) {
 	d := v.Primary
 	if d.Size() != int64(len(raw)) {
 		t.Fatalf("disk of %d bytes, want %d", d.Size(), len(raw))
+	}
+	sparse, ok := d.(interface {
+		Data() iter.Seq2[int64, int64]
+	})
+	if !ok {
+		t.Fatal("the disk does not say where its data is")
+	}
+	rest := bytes.Clone(raw)
+	for off, n := range sparse.Data() {
+		clear(rest[off : off+n])
+	}
+	if !bytes.Equal(rest, make([]byte, len(raw))) || bytes.Equal(raw, rest) {
+		t.Error("there is data where the disk says there is none")
 	}
 	for range 500 {
 		off := random.IntN(len(raw))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"iter"
 	"math/bits"
 	"sync/atomic"
 
@@ -74,6 +75,22 @@ func (v *dynamicVHD) readTable(ctx context.Context, at int64) error {
 }
 
 func (v *dynamicVHD) Size() int64 { return v.size }
+
+// Data yields the blocks that are in the file, joined where they are neighbours.
+func (v *dynamicVHD) Data() iter.Seq2[int64, int64] {
+	return func(yield func(off, n int64) bool) {
+		for i := 0; i < len(v.table); i++ {
+			first := i
+			for i < len(v.table) && v.table[i] != unallocated {
+				i++
+			}
+			off, end := int64(first)*v.block, min(int64(i)*v.block, v.size)
+			if off < end && !yield(off, end-off) {
+				return
+			}
+		}
+	}
+}
 
 // ReadRange implements lazyblock.RangeReader.
 func (v *dynamicVHD) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -147,6 +148,17 @@ func TestUnlistedChunksAreNoZeros(t *testing.T) {
 	}
 	if n, err := v.Extra[0].ReadRange(t.Context(), make([]byte, 4096), 0); err == nil || n != 0 {
 		t.Errorf("%d bytes of a chunk that nobody lists: %v", n, err)
+	}
+	sparse, ok := v.Extra[0].(interface {
+		Data() iter.Seq2[int64, int64]
+	})
+	if !ok {
+		t.Fatal("the device does not say where its data is")
+	}
+	for off, n := range sparse.Data() {
+		if err := lazyblock.ReadFull(t.Context(), v.Extra[0], make([]byte, n), off); err != nil || off == 0 {
+			t.Errorf("%d bytes of data at %d: %v", n, off, err)
+		}
 	}
 	last := make([]byte, 4096)
 	if _, err := v.Extra[0].ReadRange(t.Context(), last, v.Extra[0].Size()-4096); err != nil {

@@ -2,6 +2,7 @@ package nydus
 
 import (
 	"context"
+	"iter"
 	"sort"
 
 	"github.com/referee-cri/referee/lazyblock/format/span"
@@ -32,6 +33,17 @@ func newSequence(r *span.Reader, spans []span.Span) *sequence {
 		s.known = append(s.known, stretch{start, end})
 	}
 	return s
+}
+
+// Data yields what is known of the blob: files point to nothing else.
+func (s *sequence) Data() iter.Seq2[int64, int64] {
+	return func(yield func(off, n int64) bool) {
+		for _, k := range s.known {
+			if !yield(k.start, min(k.end, s.Size())-k.start) {
+				return
+			}
+		}
+	}
 }
 
 // ReadRange implements lazyblock.RangeReader.
