@@ -470,7 +470,7 @@ func TestImage(t *testing.T) {
 		"ordinary":     {&negotiate.Inspection{Outcome: "ordinary", Reason: reason.NotAttachable, Detail: "no reader"}, nil, doctor.Degraded, "no reader"},
 		"not answered": {nil, errors.New("connection refused"), doctor.Bad, "connection refused"},
 	} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // they share the node
+		t.Run(name, func(t *testing.T) {
 			w.Inspect = func(context.Context, string) (*negotiate.Inspection, error) { return tc.inspection, tc.err }
 			w.expect(t, "image", tc.level, tc.says)
 		})

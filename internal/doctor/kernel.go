@@ -48,12 +48,12 @@ func driverRemedy(driver string) string {
 }
 
 // fileSystems looks for those that volumes are, and tries EROFS.
-func (n *Node) fileSystems(context.Context) []Finding {
+func (n *Node) fileSystems(ctx context.Context) []Finding {
 	known, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		return []Finding{degraded(err.Error(), "what this kernel can mount is unknown", "mount /proc")}
 	}
-	found := []Finding{erofsFinding(tryEROFS())}
+	found := []Finding{erofsFinding(tryEROFS(ctx))}
 	for name, use := range map[string]string{"ext4": "forms that other tools made are ext4 or EROFS", "overlay": "containers have no root without it"} {
 		if !slices.ContainsFunc(strings.Split(string(known), "\n"), func(line string) bool { return strings.TrimPrefix(line, "nodev") == "\t"+name }) {
 			found = append(found, degraded(name+" is not there, or is loaded when it is first asked for", use, "modprobe "+name))
@@ -78,14 +78,14 @@ func erofsFinding(err error) Finding {
 }
 
 // tryEROFS mounts an empty file system from a file.
-func tryEROFS() (err error) {
+func tryEROFS(ctx context.Context) (err error) {
 	dir, err := os.MkdirTemp("", "referee-doctor-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	disk, target := filepath.Join(dir, "disk"), filepath.Join(dir, "root")
-	if err := errors.Join(writeEmptyEROFS(disk), os.Mkdir(target, 0o700)); err != nil {
+	if err := errors.Join(writeEmptyEROFS(ctx, disk), os.Mkdir(target, 0o700)); err != nil {
 		return err
 	}
 	if err := unix.Mount(disk, target, "erofs", unix.MS_RDONLY, ""); err != nil {
@@ -94,7 +94,7 @@ func tryEROFS() (err error) {
 	return unix.Unmount(target, unix.MNT_DETACH)
 }
 
-func writeEmptyEROFS(path string) (err error) {
+func writeEmptyEROFS(ctx context.Context, path string) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func writeEmptyEROFS(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := layout.Write(context.Background(), file); err != nil {
+	if err := layout.Write(ctx, file); err != nil {
 		return err
 	}
 	return file.Truncate(int64(layout.End()) << blockBits)

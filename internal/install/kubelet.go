@@ -217,5 +217,5 @@ func (p *Plan) pointByDropIn(k *Kubelet, endpoint string) error {
 	if k.flags["config-dir"].value == "" {
 		p.note("the kubelet must be started with --config-dir=%s: nothing here does that yet", k.ConfigDir)
 	}
-	return p.own(ours, "the kubelet's drop-in", p.shipped("kubelet.conf", map[string]string{"unix:///run/referee/cri.sock": endpoint}), traffic)
+	return p.own(ours, "the kubelet's drop-in", p.shipped("kubelet.conf", "unix:///run/referee/cri.sock", endpoint), traffic)
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/referee-cri/referee/configs"
 )
@@ -96,7 +97,10 @@ func NewPlan(opts Options) (*Plan, error) {
 			return nil, err
 		}
 	}
-	return p, p.planDirectories()
+	if err := p.planDirectories(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // planConfig keeps a configuration that is there, and else makes the default
@@ -193,23 +197,20 @@ func (p *Plan) unit(name string) (string, error) {
 		}
 	}
 	at := path.Join(unitDir, name)
-	text := p.shipped(name, map[string]string{
-		"ExecStart=/usr/local/bin/referee ":    "ExecStart=" + p.binaryPath() + " ",
-		"ListenStream=/run/referee/cri.sock\n": "ListenStream=" + p.Config.CRI.Socket + "\n",
-	})
+	text := p.shipped(name,
+		"ExecStart=/usr/local/bin/referee ", "ExecStart="+p.binaryPath()+" ",
+		"ListenStream=/run/referee/cri.sock\n", "ListenStream="+p.Config.CRI.Socket+"\n")
 	return at, p.own(at, "systemd's unit", text, daemon)
 }
 
-// shipped is a file of the folder configs with some of its text replaced.
-func (p *Plan) shipped(name string, replace map[string]string) []byte {
+// shipped is a file of the folder configs, with every text of replace that is
+// followed by another replaced by that.
+func (p *Plan) shipped(name string, replace ...string) []byte {
 	text, err := configs.Files.ReadFile(name)
 	if err != nil {
 		panic("install: configs does not hold " + name) // embedded when this was built
 	}
-	for old, changed := range replace {
-		text = bytes.ReplaceAll(text, []byte(old), []byte(changed))
-	}
-	return text
+	return []byte(strings.NewReplacer(replace...).Replace(string(text)))
 }
 
 func (p *Plan) planTraffic(k *Kubelet) error {
@@ -229,9 +230,8 @@ func (p *Plan) planTraffic(k *Kubelet) error {
 	if old != nil {
 		return p.edit(crictlFile, "crictl's configuration", Setting{Syntax: yamlKey, Key: "image-endpoint", Value: endpoint})
 	}
-	return p.own(crictlFile, "crictl's configuration", p.shipped("crictl.yaml", map[string]string{
-		"unix:///run/referee/cri.sock": endpoint, "unix:///run/containerd/containerd.sock": "unix://" + p.Config.CRI.Backend,
-	}), traffic)
+	return p.own(crictlFile, "crictl's configuration", p.shipped("crictl.yaml",
+		"unix:///run/referee/cri.sock", endpoint, "unix:///run/containerd/containerd.sock", "unix://"+p.Config.CRI.Backend), traffic)
 }
 
 // own plans a file that is Referee's alone. Another that is there is its

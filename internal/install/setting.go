@@ -243,7 +243,7 @@ func (s *Setting) flag() string { return "--" + s.Key + "=" + s.Value }
 
 func (s *Setting) unsetFlag(now []byte) ([]byte, error) {
 	at := s.written().FindSubmatchIndex(now)
-	if at == nil || string(now[at[4]:at[5]]) != s.Value {
+	if len(at) == 0 || string(now[at[4]:at[5]]) != s.Value {
 		return now, nil
 	}
 	if s.Had {
