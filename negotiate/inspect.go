@@ -26,8 +26,8 @@ type Attachment struct {
 	ArtifactType string             `json:"artifact_type,omitempty"`
 	Found        Discovery          `json:"found"`
 	Created      time.Time          `json:"created,omitzero"`
-	Format       string             `json:"format,omitempty"` // of a form of the image
-	What         string             `json:"what,omitempty"`   // in words, of anything else
+	Format       string             `json:"format,omitempty"`     // of a form of the image
+	What         string             `json:"what,omitempty"`       // in words, of anything else
 	Blobs        int                `json:"blobs,omitempty"`      // of a form, without its config
 	Size         int64              `json:"size_bytes,omitempty"` // of these as the registry stores them
 	Chosen       bool               `json:"chosen,omitempty"`

@@ -159,7 +159,7 @@ func pushWith(ctx context.Context, t *trace.Trace, made []conversion.Attached, o
 	var digests []string
 	for _, one := range made {
 		if one.Artifact.Digest == t.Artifact {
-			_, err := pushTrace(ctx, cmp.Or(opts.Destination, opts.Source), t, opts)
+			_, err := pushTrace(ctx, cmp.Or(one.Reference, opts.Destination, opts.Source), t, opts)
 			return err
 		}
 		digests = append(digests, one.Artifact.Digest.String())

@@ -28,14 +28,14 @@ type recipe struct {
 	script string
 }
 
-var fence = regexp.MustCompile("(?ms)^```sh ?(\\w*)\n(.*?)^```$")
+var fence = regexp.MustCompile("(?s)\n```sh ?(\\w*)\n(.*?)\n```\n")
 
 // recipes are the commands of a document, in order.
 func recipes(t *testing.T, document string) (found []recipe) {
 	t.Helper()
 	text := string(read(t, document))
 	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
-		found = append(found, recipe{text[at[2]:at[3]], strings.Count(text[:at[0]], "\n") + 1, text[at[4]:at[5]]})
+		found = append(found, recipe{text[at[2]:at[3]], strings.Count(text[:at[0]], "\n") + 2, text[at[4]:at[5]]})
 	}
 	return found
 }

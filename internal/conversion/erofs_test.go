@@ -26,7 +26,7 @@ func TestFileSystemsAreAttached(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
-			copyTag(t, load(t, "tiny"), reg, "tiny")
+			copyTag(t, load(t), reg, "tiny")
 			original, _ := fetch[ocispec.Manifest](t, reg.Ref("app", "tiny"))
 			var artifacts []digest.Digest
 			for range 2 {

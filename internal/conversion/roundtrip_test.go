@@ -74,7 +74,7 @@ func TestFormsMountAsTheImage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
-			copyTag(t, load(t, "tiny"), reg, "tiny")
+			copyTag(t, load(t), reg, "tiny")
 			opts := conversion.Options{Source: reg.Ref("app", "tiny"), To: tc.target, TempDir: t.TempDir()}
 			found := "tiny"
 			if tc.target.Keeps() != "" {

@@ -29,7 +29,7 @@ func TestSOCIGivesTheBytesOfItsOwnTools(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
-			source := load(t, "tiny")
+			source := load(t)
 			copyTag(t, source, reg, "tiny")
 			made, err := conversion.Run(t.Context(), conversion.Options{Source: reg.Ref("app", "tiny"), To: tc.target, Reference: tc.reference, TempDir: t.TempDir()})
 			if err != nil {
@@ -96,7 +96,7 @@ func TestSOCILeavesSmallLayersOut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			reg := load(t, "tiny")
+			reg := load(t)
 			made, err := conversion.Run(t.Context(), conversion.Options{Source: reg.Ref("app", "tiny"), To: conversion.SOCI{MinLayerSize: tc.least}, TempDir: t.TempDir()})
 			switch {
 			case tc.tables == 0 && (err == nil || !strings.Contains(err.Error(), "no layer can be indexed")):

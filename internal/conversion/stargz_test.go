@@ -57,11 +57,11 @@ func fetchBytes(t *testing.T, reg *regtest.Registry, d ocispec.Descriptor) []byt
 	return raw
 }
 
-// load serves a layout of the reference data as repository "app".
-func load(t *testing.T, folder string) *regtest.Registry {
+// load serves the reference image, and all that is attached to it, as repository "app".
+func load(t *testing.T) *regtest.Registry {
 	t.Helper()
 	reg := regtest.New(t, regtest.Options{})
-	if _, err := reg.LoadLayout("app", filepath.Join(testdata.Dir(t, "reference"), folder)); err != nil {
+	if _, err := reg.LoadLayout("app", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
 		t.Fatal(err)
 	}
 	return reg
@@ -79,7 +79,7 @@ func TestNewImagesAreFoundUnderTheirOwnReference(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			reg := load(t, "tiny")
+			reg := load(t)
 			original, before := fetch[ocispec.Manifest](t, reg.Ref("app", "tiny"))
 			made, err := conversion.Run(t.Context(), conversion.Options{
 				Source: reg.Ref("app", "tiny"), To: tc.target, Reference: "lazy", TempDir: t.TempDir(),
@@ -150,7 +150,7 @@ func TestNewImageOfSeveralPlatformsIsAnIndex(t *testing.T) {
 
 func TestNewImageNeedsAReferenceOfItsOwn(t *testing.T) {
 	t.Parallel()
-	reg := load(t, "tiny")
+	reg := load(t)
 	ref := reg.Ref("app", "tiny")
 	for name, tc := range map[string]struct {
 		opts conversion.Options

@@ -295,6 +295,36 @@ func TestOddTarsAreSpelledPlainly(t *testing.T) {
 	}
 }
 
+// TestLinksThatLeadToEachOtherEndNoProcess: the library follows them without end.
+func TestLinksThatLeadToEachOtherEndNoProcess(t *testing.T) {
+	t.Parallel()
+	var chain []imagetest.Entry
+	for i := range 10_000 {
+		chain = append(chain, imagetest.Hardlink(fmt.Sprint("link", i+1), fmt.Sprint("link", i)))
+	}
+	for name, tc := range map[string]struct {
+		entries []imagetest.Entry
+		first   string
+		want    reason.Code
+	}{
+		"to each other":      {[]imagetest.Entry{imagetest.Hardlink("a", "b"), imagetest.Hardlink("b", "a")}, "/a", reason.ArtifactInvalid},
+		"into itself":        {[]imagetest.Entry{imagetest.Hardlink("a", "a/b")}, "a/b", reason.ArtifactInvalid},
+		"through a replaced": {[]imagetest.Entry{imagetest.File("a", "a"), imagetest.Hardlink("b", "a"), imagetest.Hardlink("a", "b")}, "./b", reason.ArtifactInvalid},
+		"a long row":         {chain, "link10000", reason.ArtifactInvalid},
+		"a short row":        {chain[:100], "link100", reason.None},
+		"no longer":          {[]imagetest.Entry{imagetest.Hardlink("a", "b"), imagetest.Hardlink("b", "a"), imagetest.File("a", "a")}, "b", reason.None},
+		"not to be moved":    {[]imagetest.Entry{imagetest.Hardlink("a", "b"), imagetest.Hardlink("b", "a"), imagetest.File("c", "c")}, "c", reason.None},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store, desc := imagetest.Image{Tars: [][]byte{imagetest.Tar(t, tc.entries...)}}.Store(t)
+			if _, err := convert(t.Context(), store, desc, stargz.Options{WorkDir: t.TempDir(), Prioritized: []string{tc.first}}); reason.Of(err) != tc.want {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
 func TestWrongImagesAreRefused(t *testing.T) {
 	t.Parallel()
 	good := imagetest.Tar(t, imagetest.File("a", "content"))
@@ -306,10 +336,14 @@ func TestWrongImagesAreRefused(t *testing.T) {
 		"wrong diff ID": {imagetest.Image{Tars: [][]byte{good}, DiffIDs: []digest.Digest{digest.FromString("other")}}, reason.DigestMismatch, nil},
 		"no tar at all": {imagetest.Image{Tars: [][]byte{bytes.Repeat([]byte("nonsense"), 300)}}, reason.ArtifactInvalid, tar.ErrHeader},
 		"half a tar":    {imagetest.Image{Tars: [][]byte{good[:515]}}, reason.ArtifactInvalid, io.ErrUnexpectedEOF},
-		"half a gzip": {imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return imagetest.Gzip(b)[:100] }}},
-			reason.ArtifactInvalid, io.ErrUnexpectedEOF},
-		"garbage behind gzip": {imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return append(imagetest.Gzip(b), "garbage behind"...) }}},
-			reason.ArtifactInvalid, gzip.ErrHeader},
+		"half a gzip": {
+			imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return imagetest.Gzip(b)[:100] }}},
+			reason.ArtifactInvalid, io.ErrUnexpectedEOF,
+		},
+		"garbage behind gzip": {
+			imagetest.Image{Tars: [][]byte{good}, Pack: []func([]byte) []byte{func(b []byte) []byte { return append(imagetest.Gzip(b), "garbage behind"...) }}},
+			reason.ArtifactInvalid, gzip.ErrHeader,
+		},
 		"bomb of zeros": {imagetest.Image{Tars: [][]byte{append(slices.Clone(good), make([]byte, 4<<20)...)}}, reason.ArtifactInvalid, source.ErrTooLarge},
 		"bomb of holes": {imagetest.Image{Tars: [][]byte{imagetest.SparseTar(t, 80<<30)}}, reason.ArtifactInvalid, source.ErrTooLarge},
 		"entry of a type of its own": {imagetest.Image{Tars: [][]byte{imagetest.Tar(t, imagetest.File("a", "a")), imagetest.Tar(t, imagetest.Entry{

@@ -86,7 +86,11 @@ func (c *converter) fetch(ctx context.Context, w io.Writer) (int64, error) {
 	defer tarball.Close()
 	buffered := bufio.NewWriterSize(w, 1<<20)
 	out := &written{w: buffered, left: c.opts.MaxSize, report: c.report}
-	if err := rewrite(ctx, tarball, out); err != nil {
+	found, err := rewrite(ctx, tarball, out)
+	if err != nil {
+		return 0, err
+	}
+	if err := found.check(c.opts.Prioritized); err != nil {
 		return 0, err
 	}
 	if err := tarball.Verify(); err != nil {

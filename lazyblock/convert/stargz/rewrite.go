@@ -12,25 +12,28 @@ import (
 )
 
 // rewrite copies a tar without what the library stumbles over: sparse files are
-// written out, contiguous ones are plain ones, global headers are left out.
-func rewrite(ctx context.Context, r io.Reader, w io.Writer) error {
+// written out, contiguous ones are plain ones, global headers are left out. It returns
+// the hard links.
+func rewrite(ctx context.Context, r io.Reader, w io.Writer) (links, error) {
 	tr, tw := tar.NewReader(r), tar.NewWriter(w)
+	found := links{}
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 		header, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			return tw.Close()
+			return found, tw.Close()
 		}
 		if err != nil {
-			return reason.Errorf(reason.ArtifactInvalid, "read tar header: %w", err)
+			return nil, reason.Errorf(reason.ArtifactInvalid, "read tar header: %w", err)
 		}
 		if header.Typeflag == tar.TypeXGlobalHeader {
 			continue
 		}
+		found.note(header)
 		if err := copyEntry(ctx, tw, tr, header); err != nil {
-			return fmt.Errorf("copy %.256q: %w", header.Name, err)
+			return nil, fmt.Errorf("copy %.256q: %w", header.Name, err)
 		}
 	}
 }
