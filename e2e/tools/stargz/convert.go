@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/converter"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/platforms"
@@ -30,21 +31,30 @@ func convert(ctx context.Context, layout, files string) error {
 	if err != nil || len(index.Manifests) == 0 {
 		return fmt.Errorf("read layout of %d images: %w", len(index.Manifests), err)
 	}
-	var opts []estargz.Option
-	if files != "" {
-		list, err := os.ReadFile(files)
-		if err != nil {
-			return err
-		}
-		var missing []string // a file is in one layer, and missing in all others
-		opts = append(opts, estargz.WithPrioritizedFiles(strings.Split(strings.TrimSpace(string(list)), "\n")), estargz.WithAllowPrioritizeNotFound(&missing))
-	}
 	store, err := local.NewLabeledStore(layout, &labels{of: map[digest.Digest]map[string]string{}})
 	if err != nil {
 		return err
 	}
 	image := index.Manifests[0]
-	form, err := converter.DefaultIndexConvertFunc(nativeconverter.LayerConvertFunc(opts...), true, platforms.All)(ctx, store, image)
+	manifest, err := images.Manifest(ctx, store, image, platforms.All)
+	if err != nil {
+		return fmt.Errorf("read manifest: %w", err)
+	}
+	opts := map[digest.Digest][]estargz.Option{}
+	if files != "" {
+		list, err := os.ReadFile(files)
+		if err != nil {
+			return err
+		}
+		first := strings.Split(strings.TrimSpace(string(list)), "\n")
+		for _, layer := range manifest.Layers {
+			// A file is in one layer and missing in all others. Layers are converted at
+			// the same time, so each has its own list of those.
+			opts[layer.Digest] = []estargz.Option{estargz.WithPrioritizedFiles(first), estargz.WithAllowPrioritizeNotFound(new([]string))}
+		}
+	}
+	convertLayer := nativeconverter.LayerConvertWithLayerAndCommonOptsFunc(opts)
+	form, err := converter.DefaultIndexConvertFunc(convertLayer, true, platforms.All)(ctx, store, image)
 	if err != nil {
 		return fmt.Errorf("convert %s: %w", image.Digest, err)
 	}
