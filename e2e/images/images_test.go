@@ -94,6 +94,14 @@ func TestUnknownImage(t *testing.T) {
 
 func readImage(t *testing.T, dir string) (manifest ocispec.Manifest, config ocispec.Image) {
 	t.Helper()
+	readBlob(t, dir, only(t, dir, images.Tag), &manifest)
+	readBlob(t, dir, manifest.Config, &config)
+	return manifest, config
+}
+
+// only is the one image of a layout, which must have that tag.
+func only(t *testing.T, dir, tag string) ocispec.Descriptor {
+	t.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, ocispec.ImageIndexFile))
 	if err != nil {
 		t.Fatal(err)
@@ -102,12 +110,10 @@ func readImage(t *testing.T, dir string) (manifest ocispec.Manifest, config ocis
 	if err := json.Unmarshal(b, &index); err != nil {
 		t.Fatal(err)
 	}
-	if len(index.Manifests) != 1 || index.Manifests[0].Annotations[ocispec.AnnotationRefName] != images.Tag {
+	if len(index.Manifests) != 1 || index.Manifests[0].Annotations[ocispec.AnnotationRefName] != tag {
 		t.Fatalf("index = %s", b)
 	}
-	readBlob(t, dir, index.Manifests[0], &manifest)
-	readBlob(t, dir, manifest.Config, &config)
-	return manifest, config
+	return index.Manifests[0]
 }
 
 func readBlob(t *testing.T, dir string, desc ocispec.Descriptor, into any) {
