@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -57,7 +58,7 @@ func unpack(t testing.TB, archive []byte) map[string][]byte {
 	members := map[string][]byte{}
 	for tr := tar.NewReader(z); ; {
 		header, err := tr.Next()
-		if err == io.EOF { //nolint:errorlint // tar's own
+		if errors.Is(err, io.EOF) {
 			return members
 		}
 		if err != nil {
