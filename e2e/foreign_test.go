@@ -30,7 +30,7 @@ func TestFormsThatAreFileSystems(t *testing.T) {
 			{Path: "/nasty/names/**", Field: treecmp.FieldPresence, Why: "mkfs.erofs 1.5 cannot hold a name of 255 bytes"},
 		}},
 		"Nydus in the index": {"nydus", putNydus(layout), nil},
-		"VHD in zstd, attached": {"disk", putDisk(layout), []treecmp.Ignore{
+		"attached VHD in zstd": {"disk", putDisk(layout), []treecmp.Ignore{
 			{Path: "/lost+found", Why: "mkfs.ext4 makes it"},
 			{Field: treecmp.FieldNsec, Why: "mkfs.ext4 keeps whole seconds"},
 			{Path: "/nasty/time/year-2040", Field: treecmp.FieldMtime, Why: "mkfs.ext4 1.47 wraps times behind 2038"},
