@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -268,7 +269,7 @@ func (i *Image) BootstrapLayer(t testing.TB) []byte {
 func (i *Image) Layers(t testing.TB) ([]ocispec.Descriptor, [][]byte) {
 	t.Helper()
 	var layers []ocispec.Descriptor
-	contents := append(i.Blobs[:len(i.Blobs):len(i.Blobs)], i.BootstrapLayer(t))
+	contents := slices.Concat(i.Blobs, [][]byte{i.BootstrapLayer(t)})
 	for n, content := range contents {
 		d := ocispec.Descriptor{
 			MediaType: "application/vnd.oci.image.layer.nydus.blob.v1", Digest: digest.FromBytes(content), Size: int64(len(content)),

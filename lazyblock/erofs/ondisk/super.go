@@ -98,7 +98,10 @@ func ReadSuper(ctx context.Context, r lazyblock.RangeReader) (*Super, error) {
 			return nil, err
 		}
 	}
-	return s, s.readDevices(ctx, r, int(le.Uint16(b[86:])))
+	if err := s.readDevices(ctx, r, int(le.Uint16(b[86:]))); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // checksum compares the CRC-32C of the superblock's block. The kernel's crc32c()

@@ -42,14 +42,13 @@ func form(mediaType string, b []byte) lazyblock.Form {
 	return lazyblock.Form{ID: "disk", Layers: []lazyblock.FormBlob{{RangeReader: blob(b), Descriptor: ocispec.Descriptor{MediaType: mediaType, Size: int64(len(b))}}}}
 }
 
-// run runs a program of the system and returns what it prints.
-func run(t *testing.T, name string, arguments ...string) string {
+// run runs a program of the system.
+func run(t *testing.T, name string, arguments ...string) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), name, arguments...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v: %s", name, arguments, err, out)
 	}
-	return string(out)
 }
 
 // someFiles fills a directory.

@@ -49,7 +49,10 @@ func openDynamic(ctx context.Context, r lazyblock.RangeReader, size int64, heade
 	if tableAt > uint64(r.Size()) {
 		return nil, corrupt("block table at %d of %d bytes", tableAt, r.Size())
 	}
-	return v, v.readTable(ctx, int64(tableAt))
+	if err := v.readTable(ctx, int64(tableAt)); err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // readTable reads where the blocks that the disk has are.

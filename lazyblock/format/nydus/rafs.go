@@ -71,7 +71,10 @@ func parseBootstrap(ctx context.Context, img image) (*bootstrap, error) {
 	case len(img) < extOffset+extSize:
 		return nil, corrupt("bootstrap of %d bytes", len(img))
 	}
-	return b, b.readTables(img[extOffset:])
+	if err := b.readTables(img[extOffset:]); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // readTables reads what the extended superblock leads to.
