@@ -72,7 +72,7 @@ func TestPublishingRecipes(t *testing.T) {
 					t.Errorf("%s: a node finds %+v: %s", tag, p.Chosen, p.Detail)
 				}
 			}
-			for _, format := range []string{"overlaybd", "soci", "erofs"} {
+			for _, format := range []string{"overlaybd", "soci", "erofs", "disk"} {
 				if p := plan(t, b.ref("team/app", "1"), negotiate.Rules{Formats: []string{format}}); !p.Lazy() {
 					t.Errorf("%s: a node finds nothing: %s", format, p.Detail)
 				}

@@ -55,7 +55,7 @@ func TestFileSystemsAreAttached(t *testing.T) {
 					t.Errorf("layer %d is %+v, diff ID %s", i, layer, config.RootFS.DiffIDs[i])
 				}
 			}
-			if p := plan(t, reg.Ref("app", "tiny"), "linux/amd64"); tc.layers > 1 && (!p.Lazy() || p.Chosen.Format != name || p.Chosen.Artifact.Digest != artifacts[0]) {
+			if p := plan(t, reg.Ref("app", "tiny"), "linux/amd64"); !p.Lazy() || p.Chosen.Format != tc.target.Name() || p.Chosen.Artifact.Digest != artifacts[0] {
 				t.Errorf("a node finds %+v: %s %s", p.Chosen, p.Reason, p.Detail)
 			}
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/convert/stargz"
+	"github.com/referee-cri/referee/lazyblock/format/disk"
 	"github.com/referee-cri/referee/lazyblock/format/erofslayers"
 	"github.com/referee-cri/referee/lazyblock/format/estargz"
 	"github.com/referee-cri/referee/lazyblock/format/formattest"
@@ -69,6 +70,12 @@ func TestFormsMountAsTheImage(t *testing.T) {
 		}, nil},
 		"erofs": {conversion.NewErofs(), func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 			return erofslayers.Open(ctx, form, nil)
+		}, nil},
+		"disk": {conversion.NewDisk(false), func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return disk.Open(ctx, form, nil)
+		}, nil},
+		"compressed disk": {conversion.NewDisk(true), func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
+			return disk.Open(ctx, form, nil)
 		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
