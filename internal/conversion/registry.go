@@ -51,14 +51,30 @@ func openDestination(opts Options) (*remote.Repository, error) {
 	if opts.Reference == "" {
 		return nil, fmt.Errorf("%s makes a new image, which keeps %s: say with --tag under which reference", opts.To.Name(), opts.To.Keeps())
 	}
+	repo, err := openReference(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := repo.Reference.ValidateReferenceAsTag(); err != nil {
+		return nil, fmt.Errorf("reference of the new image: %w", err)
+	}
+	if from, err := registry.ParseReference(opts.Source); err == nil && from == repo.Reference {
+		return nil, fmt.Errorf("%s is the image itself, which stays as it is: give the new one another tag", repo.Reference)
+	}
+	return repo, nil
+}
+
+// openReference opens the repository of a new image, with its tag.
+func openReference(opts Options) (*remote.Repository, error) {
 	if strings.Contains(opts.Reference, "/") {
-		return checkTag(opts)(OpenRepository(opts.Reference, opts))
+		return OpenRepository(opts.Reference, opts)
 	}
 	repo, err := openRepositoryOf(opts)
-	if err == nil {
-		repo.Reference.Reference = opts.Reference
+	if err != nil {
+		return nil, err
 	}
-	return checkTag(opts)(repo, err)
+	repo.Reference.Reference = opts.Reference
+	return repo, nil
 }
 
 // openRepositoryOf opens the repository that forms are attached to.
@@ -70,23 +86,6 @@ func openRepositoryOf(opts Options) (*remote.Repository, error) {
 		return nil, errors.New("an OCI layout needs a repository to push to: give --repository")
 	default:
 		return OpenRepository(opts.Source, opts)
-	}
-}
-
-// checkTag wants a repository that was opened to have the reference of a tag, and
-// not of the one that is converted.
-func checkTag(opts Options) func(*remote.Repository, error) (*remote.Repository, error) {
-	return func(repo *remote.Repository, err error) (*remote.Repository, error) {
-		if err != nil {
-			return nil, err
-		}
-		if err := repo.Reference.ValidateReferenceAsTag(); err != nil {
-			return nil, fmt.Errorf("reference of the new image: %w", err)
-		}
-		if from, err := registry.ParseReference(opts.Source); err == nil && from == repo.Reference {
-			return nil, fmt.Errorf("%s is the image itself, which stays as it is: give the new one another tag", repo.Reference)
-		}
-		return repo, nil
 	}
 }
 

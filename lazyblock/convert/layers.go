@@ -38,13 +38,15 @@ func Layers(ctx context.Context, image *source.Image, opts Options) (_ *Result, 
 		w := &layerImage{image: image, layer: i, opts: opts, tree: tree}
 		layer, err := w.make(ctx, filepath.Join(opts.WorkDir, fmt.Sprintf("layer-%03d.erofs", i)))
 		if err != nil {
-			return result, fmt.Errorf("convert layer %d of %d, %s: %w", i+1, len(image.DiffIDs), image.Manifest.Layers[i].Digest, err)
+			return nil, fmt.Errorf("convert layer %d of %d, %s: %w", i+1, len(image.DiffIDs), image.Manifest.Layers[i].Digest, err)
 		}
 		result.Layers = append(result.Layers, layer)
 		diffIDs = append(diffIDs, layer.Descriptor.Digest) // it is not compressed
 	}
-	result.Config, err = image.ConfigWith(diffIDs)
-	return result, err
+	if result.Config, err = image.ConfigWith(diffIDs); err != nil {
+		return nil, err
+	}
+	return result, nil
 }
 
 // layerImage is one layer that becomes an image.

@@ -1,5 +1,5 @@
 // Package publish attaches an accelerated form to an image that is already in a
-// registry, so that negotiate finds it.
+// registry, so that negotiate finds it, or pushes one that is an image of its own.
 //
 // It owns the artifact's manifest (as an OCI image manifest, or in the ORAS form
 // from before OCI 1.1), the order in which things are pushed (blobs, manifest,

@@ -109,14 +109,6 @@ func (s *Image) check() error {
 	return nil
 }
 
-// Size is the sum of the layers' sizes as they are stored, in bytes.
-func (s *Image) Size() (size int64) {
-	for _, layer := range s.Manifest.Layers {
-		size += layer.Size
-	}
-	return size
-}
-
 func isLayer(mediaType string) bool {
 	switch mediaType {
 	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd,

@@ -2,7 +2,6 @@ package stargz
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -79,9 +78,7 @@ func Image(ctx context.Context, image *source.Image, opts Options) (_ *Result, e
 
 // remove deletes the files of a conversion that failed.
 func (r *Result) remove() {
-	var errs error
 	for _, layer := range r.Layers {
-		errs = errors.Join(errs, os.Remove(layer.Path))
+		_ = os.Remove(layer.Path) // best effort: another error is on its way
 	}
-	_ = errs // best effort: another error is on its way
 }
