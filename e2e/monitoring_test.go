@@ -11,7 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -238,13 +238,11 @@ func (p prometheus) ask(ctx context.Context, query string) ([]float64, error) {
 	}
 	var values []float64
 	for _, result := range answer.Data.Result {
-		var value float64
-		if said, ok := result.Value[1].(string); ok && number.MatchString(said) {
-			_, err = fmt.Sscan(said, &value)
+		value, err := strconv.ParseFloat(fmt.Sprint(result.Value[1]), 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", query, err)
 		}
 		values = append(values, value)
 	}
-	return values, err
+	return values, nil
 }
-
-var number = regexp.MustCompile(`^[0-9.e+-]+$`)
