@@ -74,8 +74,8 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal("wrote beyond its end")
 		}
 		// As an index's other spans: up to a place where the next one begins.
-		d := borrowDecoder()
-		defer d.giveBack()
+		d := x.decoders.borrow()
+		defer x.decoders.giveBack(d)
 		d.begin(room[:size], src, bits&7, window[:min(len(window), WindowSize)])
 		if err := d.inflateTo(8 * len(src)); err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Fatal(err)

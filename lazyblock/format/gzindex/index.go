@@ -21,6 +21,8 @@ type Index struct {
 	// Open says that the last span is inflated only as far as Uncompressed, whatever
 	// follows. Otherwise its member must end there.
 	Open bool
+
+	decoders decoders
 }
 
 // Check refuses an index whose numbers contradict each other, or whose spans are
@@ -78,20 +80,21 @@ type decoder struct {
 	windowRoom [WindowSize]byte
 }
 
-var decoders = sync.Pool{New: func() any { return new(decoder) }}
+// decoders recycles decoders, which are too large to make one for each span.
+type decoders struct{ pool sync.Pool }
 
-func borrowDecoder() *decoder {
-	d, ok := decoders.Get().(*decoder)
+func (p *decoders) borrow() *decoder {
+	d, ok := p.pool.Get().(*decoder)
 	if !ok {
 		d = new(decoder)
 	}
 	return d
 }
 
-// giveBack lets go of everybody's memory.
-func (d *decoder) giveBack() {
+// giveBack has d let go of everybody's memory.
+func (p *decoders) giveBack(d *decoder) {
 	d.src, d.dst, d.window = nil, nil, nil
-	decoders.Put(d)
+	p.pool.Put(d)
 }
 
 // begin has f inflate src into dst, from a block that begins with the last bits of
@@ -120,8 +123,8 @@ func (x *Index) decode(i int, dst, src []byte) error {
 	if int64(len(dst)) != size || int64(len(src)) != stored {
 		return fmt.Errorf("got %d bytes for %d, of a span of %d bytes for %d", len(src), len(dst), stored, size)
 	}
-	d := borrowDecoder()
-	defer d.giveBack()
+	d := x.decoders.borrow()
+	defer x.decoders.giveBack(d)
 	window, err := x.Windows.unpack(i, d.windowRoom[:])
 	if err != nil {
 		return err

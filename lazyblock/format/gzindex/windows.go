@@ -18,7 +18,8 @@ type Windows struct {
 	sums   []uint32
 	sizes  []uint16 // less one; of an empty window ends tells
 
-	w *flate.Writer
+	w        *flate.Writer
+	decoders decoders
 }
 
 // Len is how many windows there are.
@@ -108,8 +109,8 @@ func (w *Windows) unpack(i int, room []byte) ([]byte, error) {
 	if len(packed) == 0 {
 		return nil, nil
 	}
-	d := borrowDecoder()
-	defer d.giveBack()
+	d := w.decoders.borrow()
+	defer w.decoders.giveBack(d)
 	room = room[:int(w.sizes[i])+1]
 	d.begin(room, packed, 0, nil)
 	for !d.final || d.phase != phaseTrailer {
