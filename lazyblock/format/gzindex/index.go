@@ -2,7 +2,6 @@ package gzindex
 
 import (
 	"fmt"
-	"sort"
 	"sync"
 )
 
@@ -66,11 +65,6 @@ func (x *Index) Span(i int) (out, size, in, stored int64) {
 		end, endIn = x.Checkpoints[i+1].Out, x.Checkpoints[i+1].In
 	}
 	return c.Out, end - c.Out, c.Start(), endIn - c.Start()
-}
-
-// Find returns the span that holds the output at off.
-func (x *Index) Find(off int64) int {
-	return sort.Search(len(x.Checkpoints), func(i int) bool { return x.Checkpoints[i].Out > off }) - 1
 }
 
 // decoder is an inflater with room for a window.
