@@ -96,7 +96,7 @@ func TestRemoteSegmentsHaveBounds(t *testing.T) {
 			tc.change(&f.segments[1])
 			d, err := OpenStack(t.Context(), []Layer{{Blob: bytesReader(f.file()), Remote: tc.remote}}, "test")
 			if err == nil {
-				d.Close()
+				err = d.Close()
 			}
 			if reason.Of(err) != tc.want {
 				t.Errorf("got %v, want %q", err, tc.want)

@@ -22,7 +22,8 @@ type flat struct {
 // newFlat returns a message and its root table.
 func newFlat(b []byte) (*flat, table) {
 	f := &flat{b: b, budget: 4*len(b) + 4096}
-	return f, f.table(f.offset(0))
+	root := f.table(f.offset(0))
+	return f, root
 }
 
 func (f *flat) fail(format string, args ...any) {

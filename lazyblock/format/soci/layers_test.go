@@ -169,7 +169,7 @@ func TestLayersWithoutATableHaveBounds(t *testing.T) {
 			t.Parallel()
 			v, err := Open(t.Context(), formOf(tc.layer, nil), Options{})
 			if err == nil {
-				v.Close()
+				err = v.Close()
 			}
 			if reason.Of(err) != tc.want {
 				t.Errorf("got %v, want %q", err, tc.want)

@@ -103,7 +103,10 @@ func (z *ztoc) gzipIndex() (*gzindex.Index, error) {
 		x.Checkpoints, x.Windows = nil, &gzindex.Windows{}
 	}
 	x.Windows.Done()
-	return x, x.Check()
+	if err := x.Check(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
 // tarSpans decodes the spans of an uncompressed layer.

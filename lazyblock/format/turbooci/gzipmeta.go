@@ -76,7 +76,10 @@ func parseIndex(meta []byte, size int64) (*gzindex.Index, error) {
 		}
 	}
 	x.Windows.Done()
-	return x, x.Check()
+	if err := x.Check(); err != nil {
+		return nil, err
+	}
+	return x, nil
 }
 
 // addWindow adds a stored window of the output before out.

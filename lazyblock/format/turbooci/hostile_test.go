@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"maps"
 	"os"
@@ -46,28 +45,6 @@ func pack(t testing.TB, members map[string][]byte) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
-}
-
-// unpack returns the members of an archive.
-func unpack(t testing.TB, archive []byte) map[string][]byte {
-	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(archive))
-	if err != nil {
-		t.Fatal(err)
-	}
-	members := map[string][]byte{}
-	for tr := tar.NewReader(z); ; {
-		header, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return members
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if members[header.Name], err = io.ReadAll(tr); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // formOf is a form of one archive over one layer.
