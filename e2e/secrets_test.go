@@ -63,7 +63,7 @@ func (w *wiretap) values() []string {
 // TestSecretsStaySecret sends credentials the ways there are, to a registry that
 // accepts, refuses, redirects to signed URLs and breaks down, and looks for them in
 // everything that the daemon tells at level debug.
-func TestSecretsStaySecret(t *testing.T) { //nolint:paralleltest // the daemon's environment is set
+func TestSecretsStaySecret(t *testing.T) {
 	c := collectortest.Run(t)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", c.HTTP)
 	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=planted-collector-key")

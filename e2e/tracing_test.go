@@ -15,7 +15,7 @@ import (
 
 // TestOneTrace pulls with the kubelet's trace context: what Referee and containerd do
 // for it is one trace at the collector.
-func TestOneTrace(t *testing.T) { //nolint:paralleltest // the environment of both daemons is set
+func TestOneTrace(t *testing.T) {
 	c := collectortest.Run(t)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", c.HTTP)
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100") // milliseconds
