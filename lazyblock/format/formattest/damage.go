@@ -25,7 +25,7 @@ func (b *bench) bearsFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Close()
+	defer closeVolume(t, v)
 	for _, day := range days {
 		day.mu.Lock()
 		day.over = false
@@ -67,7 +67,7 @@ func (b *bench) readsAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Close()
+	defer closeVolume(t, v)
 	b.same(t, "from a rotten cache", v, wants)
 }
 
@@ -131,7 +131,7 @@ func (b *bench) bearsChanges(t *testing.T, change func(*rand.Rand, []byte) []byt
 				t.Errorf("blob %d changed: device %d gives wrong bytes", victim, i)
 			}
 		}
-		v.Close()
+		closeVolume(t, v)
 	}
 }
 
@@ -160,7 +160,7 @@ func (b *bench) tells(t *testing.T, damage Damage) {
 		t.Fatal("the damage changes nothing")
 	}
 	if err == nil {
-		defer v.Close()
+		defer closeVolume(t, v)
 		for _, d := range devices(v) {
 			if _, err = dump(t.Context(), d); err != nil {
 				break

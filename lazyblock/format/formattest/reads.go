@@ -42,8 +42,15 @@ func (b *bench) open(t *testing.T, wrap func(int, []byte) lazyblock.RangeReader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { v.Close() })
+	t.Cleanup(func() { closeVolume(t, v) })
 	return v
+}
+
+func closeVolume(t *testing.T, v lazyblock.Volume) {
+	t.Helper()
+	if err := v.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
 }
 
 // dumpAll dumps every device.
@@ -127,7 +134,7 @@ func (b *bench) ends(t *testing.T) {
 	if v, err := b.Open(ended, b.Image.whole(inMemory)); reason.Of(err) != reason.Cancelled {
 		t.Errorf("open with an ended context: %v", err)
 		if err == nil {
-			v.Close()
+			closeVolume(t, v)
 		}
 	}
 	v := b.open(t, inMemory)

@@ -26,7 +26,7 @@ func (b *bench) isTheTree(t *testing.T, n int, want treecmp.Tree) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { v.Close() })
+	t.Cleanup(func() { closeVolume(t, v) })
 	got, err := treecmp.List(Mount(t, v))
 	if err != nil {
 		t.Fatal(err)

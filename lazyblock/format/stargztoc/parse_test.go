@@ -51,7 +51,10 @@ func TestRowsBecomeFiles(t *testing.T) {
 		Xattrs             erofs.Xattrs
 	}
 	var got []file
-	for e := range table.entries.all {
+	for e, err := range table.entries.all {
+		if err != nil {
+			t.Fatal(err)
+		}
 		in := e.Inode
 		got = append(got, file{e.Name, e.Link, in.Target, in.Mode, in.Size, e.At, in.Mtime, in.Nsec, in.UID, in.GID, in.Major, in.Minor, in.Xattrs})
 	}
@@ -220,7 +223,10 @@ func FuzzParse(f *testing.F) {
 			}
 			end = c.at + c.size
 		}
-		for e := range table.entries.all {
+		for e, err := range table.entries.all {
+			if err != nil {
+				t.Fatal(err)
+			}
 			if e.Link == "" && (e.At < 0 || e.Inode.Size < 0 || e.At+e.Inode.Size > table.size) {
 				t.Fatalf("file of %d bytes at %d, in files of %d bytes", e.Inode.Size, e.At, table.size)
 			}
