@@ -79,7 +79,7 @@ func TestConfigCheck(t *testing.T) {
 				"OK: ", "", "docker.io/library/redis:latest",
 				`  disabled             by "docker.io/library/redis:*"`,
 				`  policy               policy[0], by "docker.io/library/*"`,
-				"  formats              disk, overlaybd (not read by this version: disk)",
+				"  formats              disk, overlaybd",
 				"  min_size             1MiB",
 				"  require_signature    false",
 				"  legacy_oras          off",
