@@ -25,7 +25,7 @@ func TestNoDriver(t *testing.T) {
 	if _, err := b.registry.LoadLayout("tiny", layout); err != nil {
 		t.Fatal(err)
 	}
-	ref := b.pushOriginal(t, layout, "tiny")
+	ref := b.pushOriginal(t, layout)
 	entry := b.pull(t, ref, fallback.Ordinary)
 	if entry.Reason != reason.NotAttachable || !strings.Contains(entry.Sentence, "nbd") {
 		t.Errorf("the pull was ordinary for %s: %s", entry.Reason, entry.Sentence)

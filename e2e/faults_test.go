@@ -75,7 +75,7 @@ func (g *ground) newTrial(t *testing.T) *trial {
 	on := *g
 	on.bed = &b
 	return &trial{
-		ground: &on, registry: b.registry, ref: b.pushOriginal(t, g.layout, "tiny"), logged: len(g.referee.Log()),
+		ground: &on, registry: b.registry, ref: b.pushOriginal(t, g.layout), logged: len(g.referee.Log()),
 	}
 }
 

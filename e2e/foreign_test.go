@@ -97,7 +97,7 @@ func putDisk(layout string) func(*testing.T, *bed) {
 	return func(t *testing.T, b *bed) {
 		disk := fsimage.DynamicVHD(t, fsimage.Ext4(t, fsimage.Merge(t, fsimage.Unpack(t, layout, "tiny")), "40M"))
 		layer := b.put(t, "application/vnd.referee.disk.layer.v1.vhd+zstd", fsimage.SeekableZstd(t, disk, 256<<10))
-		b.pushOriginal(t, layout, "tiny")
+		b.pushOriginal(t, layout)
 		subject := readLayout(t, layout, "tiny").descriptor
 		_, err := b.registry.PutJSON("tiny", "", ocispec.MediaTypeImageManifest, ocispec.Manifest{
 			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
@@ -123,7 +123,7 @@ func (b *bed) put(t *testing.T, mediaType string, content []byte) ocispec.Descri
 // these layers, marked with a feature.
 func (b *bed) putBesideOriginal(t *testing.T, layout, feature string, layers []ocispec.Descriptor) {
 	t.Helper()
-	b.pushOriginal(t, layout, "tiny")
+	b.pushOriginal(t, layout)
 	image := readLayout(t, layout, "tiny")
 	other, err := b.registry.PutJSON("tiny", "", ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: image.manifest.Config, Layers: layers,

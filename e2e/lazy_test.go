@@ -113,7 +113,7 @@ func TestConvertedReferrer(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, node.Options{}, "")
 			b.registry.Configure(tc.features)
-			ref := b.pushOriginal(t, reference, "tiny")
+			ref := b.pushOriginal(t, reference)
 			out := b.run(t, append([]string{"convert", ref, "--to", "overlaybd"}, tc.flags...)...)
 			if !strings.Contains(out, "4 layers") {
 				t.Errorf("convert says %q", out)
@@ -129,10 +129,11 @@ func TestConvertedReferrer(t *testing.T) {
 	}
 }
 
-// pushOriginal pushes the image tagged tag in layout, without anything that is
+// pushOriginal pushes the image tagged tiny in layout, without anything that is
 // attached to it there, and returns its reference.
-func (b *bed) pushOriginal(t *testing.T, layout, tag string) string {
+func (b *bed) pushOriginal(t *testing.T, layout string) string {
 	t.Helper()
+	const tag = "tiny"
 	image := readLayout(t, layout, tag)
 	for _, blob := range append([]ocispec.Descriptor{image.manifest.Config}, image.manifest.Layers...) {
 		b.putBlob(t, layout, blob)

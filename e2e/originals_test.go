@@ -45,7 +45,7 @@ func TestFormsOverOriginalLayers(t *testing.T) {
 					t.Fatal(err)
 				}
 			} else {
-				b.pushOriginal(t, layout, "tiny")
+				b.pushOriginal(t, layout)
 				b.attachOne(t, layout, "tiny", tc.form)
 			}
 			ref := b.registry.Ref("tiny", tc.tag)

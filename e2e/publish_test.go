@@ -17,7 +17,7 @@ func TestConvertedFormsRun(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "")
 	layout := filepath.Join(testdata.Dir(t, "reference"), "tiny")
-	b.pushOriginal(t, layout, "tiny")
+	b.pushOriginal(t, layout)
 	original := readLayout(t, layout, "tiny")
 	for _, tc := range []struct {
 		to, format string
