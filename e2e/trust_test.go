@@ -82,7 +82,7 @@ func (s *stall) expectSigned(t *testing.T, artifact digest.Digest) fallback.Entr
 		t.Errorf("%s was used, on the word of %q, by policy %q; want %s", entry.Artifact, entry.Signer, entry.Policy, artifact)
 	}
 	text := s.bed.command.run(t, "explain", s.ref)
-	for _, want := range []string{"lazy, as overlaybd", "signed by", entry.Signer, entry.Policy} {
+	for _, want := range []string{"lazy, as overlaybd", "verified by", entry.Signer, entry.Policy} {
 		if !strings.Contains(text, want) {
 			t.Errorf("explain does not say %q:\n%s", want, text)
 		}

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -48,9 +49,7 @@ func Serve(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("keep descriptor: %w", err)
 	}
-	old := unix.Umask(0o177)
-	listener, err := net.ListenUnix(network, address(path))
-	unix.Umask(old)
+	listener, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("keep descriptor: %w", err)
 	}
@@ -75,6 +74,17 @@ func Serve(ctx context.Context, path string) error {
 			return nil
 		}
 	}
+}
+
+// masking is held while the process has another umask.
+var masking sync.Mutex
+
+// listen makes the socket, which never has another mode than 0600.
+func listen(path string) (*net.UnixListener, error) {
+	masking.Lock()
+	defer masking.Unlock()
+	defer unix.Umask(unix.Umask(0o177))
+	return net.ListenUnix(network, address(path))
 }
 
 // converse answers one request and returns what is kept from now on.

@@ -35,12 +35,9 @@ func (h LogrusHook) Levels() []logrus.Level { return logrus.AllLevels[:h.Least+1
 
 // Fire implements logrus.Hook.
 func (h LogrusHook) Fire(entry *logrus.Entry) error {
-	level := zapcore.DebugLevel // Info and less: about defaults, at every start
-	switch entry.Level {
-	case logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel:
+	level := zapcore.DebugLevel // what matters of less comes back as an error, and is told once
+	if entry.Level <= logrus.FatalLevel {
 		level = zapcore.ErrorLevel
-	case logrus.WarnLevel:
-		level = zapcore.WarnLevel
 	}
 	line := h.To.Check(level, h.Message)
 	if line == nil {

@@ -71,8 +71,8 @@ func TestLogrusBecomesFields(t *testing.T) {
 	logger.Info("started")
 	logger.Debug("not wanted")
 	want := []line{
-		{zapcore.WarnLevel, "theirs", map[string]any{"message": "retry 3", "ref": "r.example/a"}},
-		{zapcore.ErrorLevel, "theirs", map[string]any{"message": "broken"}},
+		{zapcore.DebugLevel, "theirs", map[string]any{"message": "retry 3", "ref": "r.example/a"}},
+		{zapcore.DebugLevel, "theirs", map[string]any{"message": "broken"}},
 		{zapcore.DebugLevel, "theirs", map[string]any{"message": "started"}},
 	}
 	if diff := cmp.Diff(want, lines(logs)); diff != "" {
