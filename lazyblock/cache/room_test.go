@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -72,7 +73,7 @@ func smallDisk(t *testing.T, n string) string {
 func TestFileSystemIsNotFilled(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "16m")
-	s := openStore(t, dir, Options{KeepFree: 8 * mib})
+	s := openStore(t, dir, Options{KeepFree: 8 * mib, FlushInterval: time.Hour}) // maps take room as well
 	old := newSource(1, 4*mib)
 	b := openBlob(t, s, old)
 	check(t, b, old, 0, 4*mib)

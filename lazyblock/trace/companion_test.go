@@ -144,7 +144,7 @@ func (b *bed) open(t *testing.T) []volume.Blob {
 
 func (b *bed) companion(t *testing.T) *trace.Companion {
 	t.Helper()
-	return trace.New(b.store, trace.Options{Record: true, Replay: true, Quiet: 300 * time.Millisecond, Log: zaptest.NewLogger(t)})
+	return trace.New(b.store, trace.Options{Record: true, Replay: true, Quiet: 2 * time.Second, Log: zaptest.NewLogger(t)})
 }
 
 func (b *bed) read(t *testing.T, blobs []volume.Blob, layer int, off, n int64) {
