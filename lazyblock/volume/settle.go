@@ -35,8 +35,12 @@ type Files interface {
 type File interface {
 	lazyblock.RangeReader
 	io.Closer
-	// Prefetch copies what is missing of a range.
+	// Prefetch copies what is missing of a range. On a full disk it may succeed and
+	// keep nothing: ask Missing.
 	Prefetch(ctx context.Context, off, n int64) error
+	// Missing returns the first run at or behind off that is not in the file; n is 0
+	// where there is none.
+	Missing(off int64) (at, n int64)
 	// SealAsIs makes the file durable: what was not copied is zeros.
 	SealAsIs() error
 	Sealed() bool
@@ -153,6 +157,9 @@ func (m *Manager) copy(ctx context.Context, name string, d lazyblock.Device, spa
 			}
 			if err := file.Prefetch(ctx, off, n); err != nil {
 				return err
+			}
+			if at, left := file.Missing(off); left > 0 && at < off+n { // sealed, it would be zeros
+				return fmt.Errorf("file of device %s does not keep what is copied", name)
 			}
 			if err := pace(ctx, n); err != nil {
 				return err

@@ -17,7 +17,10 @@ import (
 )
 
 // deviceFiles keeps devices as files of a folder.
-type deviceFiles struct{ dir string }
+type deviceFiles struct {
+	dir  string
+	full bool // what is copied is not kept, which nobody is told of
+}
 
 func (f deviceFiles) Open(device string, size int64, source lazyblock.RangeReader) (volume.File, error) {
 	path := filepath.Join(f.dir, device)
@@ -25,7 +28,7 @@ func (f deviceFiles) Open(device string, size int64, source lazyblock.RangeReade
 	if err != nil {
 		return nil, err
 	}
-	return &deviceFile{File: file, size: size, source: source}, nil
+	return &deviceFile{File: file, size: size, source: source, full: f.full}, nil
 }
 
 func (f deviceFiles) Remove(id string) error {
@@ -41,6 +44,7 @@ type deviceFile struct {
 
 	size   int64
 	source lazyblock.RangeReader
+	full   bool
 }
 
 func (f *deviceFile) Size() int64  { return f.size }
@@ -50,7 +54,17 @@ func (f *deviceFile) ReadRange(_ context.Context, p []byte, off int64) (int, err
 	return f.ReadAt(p, off)
 }
 
+func (f *deviceFile) Missing(off int64) (at, n int64) {
+	if info, err := f.Stat(); err == nil && info.Size() >= f.size {
+		return f.size, 0
+	}
+	return off, f.size - off
+}
+
 func (f *deviceFile) Prefetch(ctx context.Context, off, n int64) error {
+	if f.full {
+		return nil
+	}
 	p := make([]byte, n)
 	if _, err := f.source.ReadRange(ctx, p, off); err != nil {
 		return err
@@ -119,7 +133,7 @@ type settling struct {
 
 func newSettling(t *testing.T) *settling {
 	t.Helper()
-	s := &settling{world: newWorld(t), image: newImage(t, "etc"), files: deviceFiles{t.TempDir()}, spec: specOf("a")}
+	s := &settling{world: newWorld(t), image: newImage(t, "etc"), files: deviceFiles{dir: t.TempDir()}, spec: specOf("a")}
 	t.Cleanup(func() {
 		if err := attach.Unmount(s.target(s.spec)); err != nil {
 			t.Error(err)
@@ -202,13 +216,15 @@ func TestSettledVolumeNeedsNoBlobs(t *testing.T) {
 func TestSettlingThatFailsChangesNothing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
+		full  bool
 		spare func(int64) error
 		pace  func(context.Context, int64) error
 		spoil func(*testing.T, *settling)
 	}{
-		"no room":    {spare: func(int64) error { return errors.New("full") }},
-		"no time":    {pace: func(context.Context, int64) error { return context.DeadlineExceeded }},
-		"lost files": {spoil: func(t *testing.T, s *settling) { t.Helper(); s.lose(t) }},
+		"a full disk that nobody is told of": {full: true},
+		"no room":                            {spare: func(int64) error { return errors.New("full") }},
+		"no time":                            {pace: func(context.Context, int64) error { return context.DeadlineExceeded }},
+		"lost files":                         {spoil: func(t *testing.T, s *settling) { t.Helper(); s.lose(t) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -219,6 +235,7 @@ func TestSettlingThatFailsChangesNothing(t *testing.T) {
 			if tc.pace == nil {
 				tc.pace = soon
 			}
+			s.files.full = tc.full
 			m := s.manager(t)
 			mount(t, m, s.spec)()
 			err := m.Settle(t.Context(), s.spec.ID(), tc.spare, tc.pace)
