@@ -18,7 +18,7 @@ func Bridge(log *zap.Logger) {
 	grpclog.SetLoggerV2(grpcLog{log.WithOptions(zap.WithCaller(false))})
 	logrus.SetOutput(io.Discard)
 	logrus.SetLevel(logrus.DebugLevel)
-	logrus.AddHook(LogrusHook{To: log, Message: "containerd's code", Least: logrus.DebugLevel})
+	logrus.AddHook(LogrusHook{To: log, Message: "containerd's code", Least: logrus.DebugLevel, Kept: logrus.FatalLevel})
 	zap.RedirectStdLog(log)
 }
 
@@ -28,6 +28,7 @@ type LogrusHook struct {
 	To      *zap.Logger
 	Message string
 	Least   logrus.Level // what is less urgent is dropped
+	Kept    logrus.Level // what is less urgent is debugging: it also comes back as an error, and is told once
 }
 
 // Levels implements logrus.Hook.
@@ -35,11 +36,7 @@ func (h LogrusHook) Levels() []logrus.Level { return logrus.AllLevels[:h.Least+1
 
 // Fire implements logrus.Hook.
 func (h LogrusHook) Fire(entry *logrus.Entry) error {
-	level := zapcore.DebugLevel // what matters of less comes back as an error, and is told once
-	if entry.Level <= logrus.FatalLevel {
-		level = zapcore.ErrorLevel
-	}
-	line := h.To.Check(level, h.Message)
+	line := h.To.Check(h.level(entry.Level), h.Message)
 	if line == nil {
 		return nil
 	}
@@ -49,6 +46,17 @@ func (h LogrusHook) Fire(entry *logrus.Entry) error {
 	}
 	line.Write(fields...)
 	return nil
+}
+
+func (h LogrusHook) level(theirs logrus.Level) zapcore.Level {
+	switch {
+	case theirs > h.Kept || theirs > logrus.WarnLevel: // Info and less: about defaults, at every start
+		return zapcore.DebugLevel
+	case theirs == logrus.WarnLevel:
+		return zapcore.WarnLevel
+	default:
+		return zapcore.ErrorLevel
+	}
 }
 
 // grpcLog is grpc-go's log. Connections to containerd that come and go are told of

@@ -61,22 +61,33 @@ func lines(logs *observer.ObservedLogs) []line {
 
 func TestLogrusBecomesFields(t *testing.T) {
 	t.Parallel()
-	core, logs := observer.New(zapcore.DebugLevel)
-	logger := logrus.New()
-	logger.SetOutput(io.Discard)
-	logger.SetLevel(logrus.DebugLevel)
-	logger.AddHook(LogrusHook{To: zap.New(core), Message: "theirs", Least: logrus.InfoLevel})
-	logger.WithField("ref", "r.example/a").Warnf("retry %d", 3)
-	logger.Error("broken")
-	logger.Info("started")
-	logger.Debug("not wanted")
-	want := []line{
-		{zapcore.DebugLevel, "theirs", map[string]any{"message": "retry 3", "ref": "r.example/a"}},
-		{zapcore.DebugLevel, "theirs", map[string]any{"message": "broken"}},
-		{zapcore.DebugLevel, "theirs", map[string]any{"message": "started"}},
-	}
-	if diff := cmp.Diff(want, lines(logs)); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+	for name, test := range map[string]struct {
+		kept          logrus.Level
+		warned, erred zapcore.Level
+	}{
+		"its errors come back": {logrus.FatalLevel, zapcore.DebugLevel, zapcore.DebugLevel},
+		"only its log tells":   {logrus.WarnLevel, zapcore.WarnLevel, zapcore.ErrorLevel},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			core, logs := observer.New(zapcore.DebugLevel)
+			logger := logrus.New()
+			logger.SetOutput(io.Discard)
+			logger.SetLevel(logrus.DebugLevel)
+			logger.AddHook(LogrusHook{To: zap.New(core), Message: "theirs", Least: logrus.InfoLevel, Kept: test.kept})
+			logger.WithField("ref", "r.example/a").Warnf("retry %d", 3)
+			logger.Error("broken")
+			logger.Info("started")
+			logger.Debug("not wanted")
+			want := []line{
+				{test.warned, "theirs", map[string]any{"message": "retry 3", "ref": "r.example/a"}},
+				{test.erred, "theirs", map[string]any{"message": "broken"}},
+				{zapcore.DebugLevel, "theirs", map[string]any{"message": "started"}},
+			}
+			if diff := cmp.Diff(want, lines(logs)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
 	}
 }
 

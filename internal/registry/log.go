@@ -17,6 +17,6 @@ import (
 func withLogger(ctx context.Context, to *zap.Logger) context.Context {
 	logger := logrus.New()
 	logger.SetOutput(io.Discard)
-	logger.AddHook(logging.LogrusHook{To: to, Message: "containerd's host configuration", Least: logrus.WarnLevel})
+	logger.AddHook(logging.LogrusHook{To: to, Message: "containerd's host configuration", Least: logrus.WarnLevel, Kept: logrus.WarnLevel})
 	return log.WithLogger(ctx, logrus.NewEntry(logger))
 }
