@@ -99,7 +99,7 @@ SOAK_SEED  :=
 
 .PHONY: soak
 soak: deps tools build ## Let containers read while everything fails around them, for an hour (root)
-	SOAK_KILLS=$(SOAK_KILLS) SOAK_SEED=$(SOAK_SEED) go test -race -timeout 3h -count=1 -v -run '^TestSoak$$' ./e2e
+	SOAK_KILLS=$(SOAK_KILLS) SOAK_SEED=$(SOAK_SEED) go test -race -timeout 3h -count=1 -v -run '^TestSoak(Settled)?$$' ./e2e
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters

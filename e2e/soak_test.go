@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -10,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -56,6 +58,12 @@ type soak struct {
 	longest    time.Duration // of a freeze
 	mirrorDown atomic.Bool
 	outages    []outage
+
+	ref        string
+	containers []*node.Container
+	readers    []*soakReading
+	goroutines map[string]int // that the daemon began with, by who started them
+	open       int            // descriptors of the daemon before anything was read
 }
 
 // outage is a time in which reads may fail, because it was too long to wait.
@@ -67,39 +75,16 @@ func TestSoak(t *testing.T) {
 	t.Parallel()
 	kills, seed := soakNumber(t, soakKills, 8), uint64(soakNumber(t, soakSeed, int(time.Now().UnixNano()))) //nolint:gosec // any bits
 	t.Logf("%s=%d %s=%d", soakKills, kills, soakSeed, seed)
-	s := newSoak(t, seed)
+	s := newSoak(t, seed, "")
 	events := schedule(s.random, kills)
 	if kills > len(soakEvents()) {
 		s.longest = time.Minute
 	}
-	goroutines, err := s.referee.Stacks()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.begin(t)
-	shelf := s.newShelf(t, testdata.Dir(t, "reference")+"/tiny", soakFiles)
-	ref := s.throughMirror(t, shelf.ref)
-	s.pull(t, ref, fallback.Lazy)
-	descriptors := s.descriptors(t)
-	s.registry.ResetRequests()
-	var readers []*soakReading
-	var containers []*node.Container
-	for i := range uint64(2) {
-		c := start(t, s.lazy, ref, "/bin/busybox", "sleep", "100000")
-		containers = append(containers, c)
-		readers = append(readers, readAtRandom(t, s.RootFS(c), soakFiles, seed+i))
-	}
+	s.start(t, soakFiles, seed)
 	for _, event := range events {
-		began := time.Now()
-		event.do(t, s)
-		t.Logf("%s %-20s %s", began.Format(time.TimeOnly), event.name, time.Since(began).Round(time.Millisecond))
-		s.wait(t, 100*time.Millisecond, 500*time.Millisecond)
+		s.happen(t, event)
 	}
-	announced := 0
-	for i, r := range readers {
-		announced += s.judge(t, i, r.end(t))
-	}
-	if announced == 0 {
+	if announced := s.judge(t); announced == 0 {
 		t.Error("no read failed in an outage that was longer than reads wait")
 	}
 	requests, fetched := s.blobRequests()
@@ -107,14 +92,50 @@ func TestSoak(t *testing.T) {
 	if requests < len(events) {
 		t.Errorf("%d requests in %d events: the readers hardly needed the registry", requests, len(events))
 	}
-	for _, c := range containers {
+	s.expectNothingLeft(t)
+}
+
+// start pulls an image of so many files and has two containers of it read.
+func (s *soak) start(t *testing.T, files int, seed uint64) {
+	t.Helper()
+	var err error
+	if s.goroutines, err = s.referee.Stacks(); err != nil {
+		t.Fatal(err)
+	}
+	s.begin(t)
+	shelf := s.newShelf(t, testdata.Dir(t, "reference")+"/tiny", files)
+	s.ref = s.throughMirror(t, shelf.ref)
+	s.pull(t, s.ref, fallback.Lazy)
+	s.open = s.descriptors(t)
+	s.registry.ResetRequests()
+	for i := range uint64(2) {
+		c := start(t, s.lazy, s.ref, "/bin/busybox", "sleep", "100000")
+		s.containers = append(s.containers, c)
+		s.readers = append(s.readers, readAtRandom(t, s.RootFS(c), files, seed+i))
+	}
+}
+
+// happen lets an event happen, and the readers read for a moment.
+func (s *soak) happen(t *testing.T, event soakEvent) {
+	t.Helper()
+	began := time.Now()
+	event.do(t, s)
+	t.Logf("%s %-20s %s", began.Format(time.TimeOnly), event.name, time.Since(began).Round(time.Millisecond))
+	s.wait(t, 100*time.Millisecond, 500*time.Millisecond)
+}
+
+// expectNothingLeft removes the containers and the image, and looks at what the
+// daemon still holds.
+func (s *soak) expectNothingLeft(t *testing.T) {
+	t.Helper()
+	for _, c := range s.containers {
 		removePod(t, c)
 	}
-	s.expectReleased(t, ref)
-	if after := s.descriptors(t); after > descriptors+soakKept {
-		t.Errorf("the daemon has %d descriptors open, %d before", after, descriptors)
+	s.expectReleased(t, s.ref)
+	if after := s.descriptors(t); after > s.open+soakKept {
+		t.Errorf("the daemon has %d descriptors open, %d before", after, s.open)
 	}
-	s.expectGoroutines(t, goroutines)
+	s.expectGoroutines(t, s.goroutines)
 }
 
 // expectGoroutines ends the daemon and compares what it was doing with before.
@@ -139,9 +160,18 @@ func (s *soak) expectGoroutines(t *testing.T, before map[string]int) {
 	}
 }
 
-// judge tells what a reader has seen, fails for what it must not have, and returns
-// how many errors were announced.
-func (s *soak) judge(t *testing.T, reader int, report soakReport) (announced int) {
+// judge ends the readers and returns how many of their errors were announced.
+func (s *soak) judge(t *testing.T) (announced int) {
+	t.Helper()
+	for i, r := range s.readers {
+		announced += s.judgeReader(t, i, r.end(t))
+	}
+	return announced
+}
+
+// judgeReader tells what a reader has seen, fails for what it must not have, and
+// returns how many errors were announced.
+func (s *soak) judgeReader(t *testing.T, reader int, report soakReport) (announced int) {
 	t.Helper()
 	for _, e := range report.Errors {
 		if slices.ContainsFunc(s.outages, func(o outage) bool { return e.Ended.After(o.began) && e.Began.Before(o.ended) }) {
@@ -161,20 +191,34 @@ func (s *soak) judge(t *testing.T, reader int, report soakReport) (announced int
 	return announced
 }
 
-func newSoak(t *testing.T, seed uint64) *soak {
+// newSoak starts a node; more is added to the daemon's configuration.
+func newSoak(t *testing.T, seed uint64, more string) *soak {
 	t.Helper()
 	s := &soak{random: rand.New(rand.NewPCG(seed, 1)), dir: t.TempDir(), disk: t.TempDir(), longest: 3 * time.Second}
-	if err := unix.Mount("tmpfs", s.disk, "tmpfs", 0, fmt.Sprintf("size=%d", soakDisk)); err != nil {
+	mountDisk(t, s.disk, soakDisk)
+	s.bed = newBed(t, node.Options{}, fmt.Sprintf("[reads]\ngive_up_after = %q\n[cache]\ndir = %q\nmax_size = \"64MiB\"\n%s",
+		soakGiveUp, filepath.Join(s.disk, "cache"), more))
+	return s
+}
+
+// mountDisk mounts a file system of its own, as a node has for its cache: the
+// kernel mounts a settled volume from a file of it, as it could not from tmpfs.
+func mountDisk(t *testing.T, at string, size int64) {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "disk")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
 		t.Fatal(err)
 	}
+	for _, command := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, at}} {
+		if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil { //nolint:gosec // these
+			t.Fatalf("%v: %v: %s", command, err, out)
+		}
+	}
 	t.Cleanup(func() { // after the node's
-		if err := unix.Unmount(s.disk, 0); err != nil {
+		if err := unix.Unmount(at, 0); err != nil {
 			t.Error(err)
 		}
 	})
-	s.bed = newBed(t, node.Options{}, fmt.Sprintf("[reads]\ngive_up_after = %q\n[cache]\ndir = %q\nmax_size = \"64MiB\"\n",
-		soakGiveUp, filepath.Join(s.disk, "cache")))
-	return s
 }
 
 // throughMirror returns a reference to the same image on a host whose first
