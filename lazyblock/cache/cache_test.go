@@ -564,12 +564,12 @@ func TestInvalidatedBlocksAreFetchedAgain(t *testing.T) {
 	if err := b.Invalidate(t.Context(), 300_000, 1); err != nil {
 		t.Fatal(err)
 	}
-	m, err := readMap(osDisk{}, b.file.sparse.dir, mib, 64*kib)
-	if err != nil || m.bytes() != mib-64*kib {
+	m, err := readMap(osDisk{}, b.file.sparse.dir, mib, 4*kib)
+	if err != nil || m.bytes() != mib-4*kib {
 		t.Errorf("the map on disk still has the block: %v, %v", m, err)
 	}
 	check(t, b, src, 0, mib)
-	if diff := cmp.Diff([][2]int64{{256 * kib, 64 * kib}}, src.requests()); diff != "" {
+	if diff := cmp.Diff([][2]int64{{292 * kib, 4 * kib}}, src.requests()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	if got := s.Usage()[0].Cached; got != mib {
@@ -612,10 +612,24 @@ func TestHostileDescriptors(t *testing.T) {
 	}
 }
 
+// TestMapsAreBounded: a descriptor says how large a blob is, and costs memory.
+func TestMapsAreBounded(t *testing.T) {
+	t.Parallel()
+	var opts Options
+	if err := opts.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	for size, want := range map[int64]int64{1: 4 * kib, 16 << 30: 4 * kib, 16<<30 + 4*kib: 8 * kib, 100 << 30: 32 * kib, maxBlobSize: 256 * kib} {
+		if got := opts.blockSize(size); got != want {
+			t.Errorf("a blob of %d bytes has blocks of %d, want %d", size, got, want)
+		}
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	for _, opts := range []Options{
-		{BlockSize: 3 << 16}, {BlockSize: 512}, {FetchSize: 4096}, {MaxRequest: 1000}, {MaxBuffered: 1}, {BlockSize: -4096},
+		{BlockSize: 3 << 16}, {BlockSize: 512}, {FetchSize: 2048}, {MaxRequest: 1000}, {MaxBuffered: 1}, {BlockSize: -4096},
 	} {
 		if s, err := Open(t.TempDir(), opts); err == nil {
 			t.Errorf("%+v accepted", opts)

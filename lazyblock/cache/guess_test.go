@@ -100,13 +100,13 @@ func TestReadInAHurryFetchesNoMoreThanItsBlocks(t *testing.T) {
 	b := openBlob(t, openStore(t, t.TempDir(), Options{Guess: 2 * mib}), src)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if _, err := b.ReadRange(ctx, make([]byte, 100*kib), 4*mib+100*kib); err != nil {
+	if _, err := b.ReadRange(ctx, make([]byte, 33*kib), 4*mib+101*kib); err != nil {
 		t.Fatal(err)
 	}
 	waitQuiet(t, b, 0)
 	asked := src.requests()
 	sortRanges(asked)
-	want := [][2]int64{{4*mib + 64*kib, 64 * kib}, {4*mib + 128*kib, 64 * kib}, {4*mib + 192*kib, 64 * kib}}
+	want := [][2]int64{{4*mib + 100*kib, 12 * kib}, {4*mib + 112*kib, 12 * kib}, {4*mib + 124*kib, 12 * kib}}
 	if diff := cmp.Diff(want, asked); diff != "" {
 		t.Errorf("asked for (-want +got):\n%s", diff)
 	}

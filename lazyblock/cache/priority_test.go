@@ -101,10 +101,11 @@ func TestBackgroundLeavesMemoryToReaders(t *testing.T) {
 func TestHurriedReadIsSplit(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ length, requests int64 }{
-		"one block":       {64 * kib, 1},
-		"a usual tail":    {320 * kib, 5},
+		"one block":       {4 * kib, 1},
+		"a round trip":    {12 * kib, 1},
+		"a usual tail":    {50 * kib, 5},
 		"a long one":      {2 * mib, 8},
-		"not whole parts": {600 * kib, 5},
+		"not whole parts": {600 * kib, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

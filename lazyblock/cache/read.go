@@ -160,7 +160,7 @@ func (f *file) startAt(ctx context.Context, pos, end, longest int64, as manner) 
 	for lowest := f.alignDown(pos, fetchSize); start > lowest && f.missing(start-blockSize); {
 		start -= blockSize
 	}
-	limit := min(f.alignDown(end+fetchSize-1, fetchSize), f.entry.size, start+longest)
+	limit := min(f.alignUp(end, fetchSize), f.entry.size, start+longest)
 	stop := pos + blockSize
 	for stop < limit && f.missing(stop) {
 		stop += blockSize
@@ -168,19 +168,21 @@ func (f *file) startAt(ctx context.Context, pos, end, longest int64, as manner) 
 	return f.start(ctx, start, min(stop, f.entry.size), as == ahead)
 }
 
-// hurriedRequests is how many requests a read in a hurry is split into at most. A
-// TCP connection begins with ten segments a round trip (RFC 6928) and doubles: 300
-// KiB take five round trips over one connection, and three over five.
-const hurriedRequests = 8
+// A read in a hurry is split into a few requests side by side, of what a TCP
+// connection brings in its first round trip: ten segments (RFC 6928). It doubles
+// from there: 64 KiB take three round trips, and one over five connections.
+const (
+	hurriedRequests = 8
+	hurriedRequest  = 12 << 10 // at least, with its header
+)
 
 // longestRequest is how much one request of a read of n bytes fetches at most.
 func (f *file) longestRequest(ctx context.Context, n int64) int64 {
 	if !hurried(ctx) {
 		return f.store.opts.MaxRequest
 	}
-	block := f.sparse.blockSize
-	part := f.alignDown(n/hurriedRequests+block-1, block)
-	return min(max(part, block), f.store.opts.MaxRequest)
+	part := max(n/hurriedRequests, hurriedRequest)
+	return min(f.alignUp(part, f.sparse.blockSize), f.store.opts.MaxRequest)
 }
 
 // hurried reports whether a read has a deadline, as reads have that prepare a
@@ -188,6 +190,8 @@ func (f *file) longestRequest(ctx context.Context, n int64) int64 {
 func hurried(ctx context.Context) bool { return !deadlineOf(ctx).IsZero() }
 
 func (f *file) alignDown(off, unit int64) int64 { return off &^ (unit - 1) }
+
+func (f *file) alignUp(off, unit int64) int64 { return f.alignDown(off+unit-1, unit) }
 
 func (f *file) present(off int64) bool { return f.sparse.present.has(off / f.sparse.blockSize) }
 

@@ -48,7 +48,7 @@ func (f *file) readAhead(ctx context.Context, off, end int64) {
 		return
 	}
 	st := f.streams.follow(off, fetchSize)
-	reached := f.alignDown(end+fetchSize-1, fetchSize)
+	reached := f.alignUp(end, fetchSize)
 	if st.window == 0 {
 		*st = stream{last: end, ahead: reached, window: fetchSize, turn: st.turn}
 		f.guess(ctx, reached)

@@ -25,14 +25,19 @@ var (
 	ErrInUse = errors.New("blob is in use")
 )
 
-// maxBlobSize bounds the memory that a descriptor can make a map take: 2 MiB a
-// TiB at the default block size. The largest layers in the wild are some 100 GB.
-const maxBlobSize = 1 << 40
+// What a descriptor can make a map take of memory is bounded: maxBlocks bits, half
+// a MiB. A blob has larger blocks where it would have more of them, up to
+// maxBlobSize; the largest layers in the wild are some 100 GB.
+const (
+	maxBlocks   = 1 << 22
+	maxBlobSize = 1 << 40
+)
 
 // Options configure a Store. The zero value has the defaults.
 type Options struct {
 	// BlockSize is the unit in which presence is noted: a power of two from
-	// 4 KiB to 1 MiB, default 64 KiB. A blob cached with another is fetched anew.
+	// 4 KiB to 1 MiB, default 4 KiB; blobs of more than 16 GiB have a larger one. A
+	// blob cached with another is fetched anew.
 	BlockSize int64
 	// FetchSize is what a miss fetches at least, aligned: a power of two of at
 	// least BlockSize, default 256 KiB.
@@ -78,7 +83,7 @@ func (o *Options) setDefaults() error {
 		field *int64
 		value int64
 	}{
-		{&o.BlockSize, 64 << 10},
+		{&o.BlockSize, 4 << 10},
 		{&o.FetchSize, 256 << 10},
 		{&o.Guess, 2 << 20},
 		{&o.MaxRequest, 4 << 20},
@@ -114,6 +119,15 @@ func (o *Options) setDefaults() error {
 		return fmt.Errorf("%d bytes of buffers hold no request of %d", o.MaxBuffered, o.MaxRequest)
 	}
 	return nil
+}
+
+// blockSize is that of a blob of so many bytes.
+func (o *Options) blockSize(size int64) int64 {
+	n := o.BlockSize
+	for size/n > maxBlocks && 2*n <= o.FetchSize {
+		n *= 2
+	}
+	return n
 }
 
 func powerOfTwo(n int64) bool { return n > 0 && n&(n-1) == 0 }
@@ -199,7 +213,7 @@ func (s *Store) scan() error {
 			continue // not ours
 		}
 		dir := filepath.Join(s.dir, name)
-		m, err := readMap(s.disk, dir, e.size, s.opts.BlockSize)
+		m, err := readMap(s.disk, dir, e.size, s.opts.blockSize(e.size))
 		if err != nil {
 			s.opts.Log.Info("removing a cached blob without a valid map", zap.String("dir", dir), zap.Error(err))
 			if err := removeEntry(s.disk, dir, true); err != nil {
@@ -279,7 +293,7 @@ func (s *Store) awaitClosing(e *entry) {
 
 func (s *Store) openEntry(e *entry, origin lazyblock.RangeReader) (*Blob, error) {
 	if e.file == nil {
-		sp, err := openSparse(s.disk, filepath.Join(s.dir, e.name), e.size, s.opts.BlockSize)
+		sp, err := openSparse(s.disk, filepath.Join(s.dir, e.name), e.size, s.opts.blockSize(e.size))
 		if err != nil {
 			return nil, fmt.Errorf("open cached blob %s: %w", e.digest, err)
 		}

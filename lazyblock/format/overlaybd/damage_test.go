@@ -79,7 +79,7 @@ func (r *rotten) Invalidate(_ context.Context, off, n int64) error {
 	return nil
 }
 
-func TestRottenCacheIsReadAgainOnce(t *testing.T) {
+func TestRottenCacheIsReadAgain(t *testing.T) {
 	t.Parallel()
 	data := randomBytes(9, 400<<10)
 	blob := layerBlob(t, LayerOptions{VirtualSize: 1 << 20}, write{0, data})
@@ -111,7 +111,7 @@ func TestRottenCacheIsReadAgainOnce(t *testing.T) {
 			if reason.Of(err) != reason.FormatCorrupt {
 				t.Errorf("damage that stays: %v", err)
 			}
-			if r.dropped == 0 || r.dropped > 8 {
+			if r.dropped == 0 || r.dropped > 5*openTries {
 				t.Errorf("invalidated %d times", r.dropped)
 			}
 		})
@@ -224,11 +224,11 @@ func TestRoundTrips(t *testing.T) {
 		"twenty layers":                        {layers(20, middle), 1},
 		"many layers":                          {layers(120, middle), 1},
 		"large":                                {layers(1, large), 1},
-		"zstd, large blocks":                   {layers(1, big), 1},
-		"all kinds":                            {[]lazyblock.RangeReader{large, small, big, middle, small}, 1},
+		"a first block that does not shrink":   {layers(1, big), 2},
+		"all kinds":                            {[]lazyblock.RangeReader{large, small, big, middle, small}, 2},
 		"few bytes, long index":                {layers(3, hollow), 2},
-		"stock's hello-world":                  {helloWorld(t), 1},
-		"stock's base layer, found by trailer": {[]lazyblock.RangeReader{baseLayer(t)}, 2},
+		"stock's hello-world":                  {helloWorld(t), 2},
+		"stock's base layer, found by trailer": {[]lazyblock.RangeReader{baseLayer(t)}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

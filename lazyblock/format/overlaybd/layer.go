@@ -26,8 +26,12 @@ type layer struct {
 	buffers     *bufferPool // shared by the stack
 }
 
+// openTries is how often a layer is read whose bytes break the format: it is read in
+// up to three steps, and a cache may be wrong in each.
+const openTries = 4
+
 // openLayer opens one layer. Bytes that break the format are dropped from the
-// cache below, if there is one, and read once more.
+// cache below, if there is one, and read anew.
 func openLayer(ctx context.Context, number int, source Layer, limits *openLimits) (*layer, error) {
 	blob := source.Blob
 	if blob.Size() <= 0 {
@@ -42,7 +46,7 @@ func openLayer(ctx context.Context, number int, source Layer, limits *openLimits
 	ahead := &readAhead{blob: blob}
 	remote := remoteLayer(number, source.Remote)
 	l, err := tryOpenLayer(ctx, ahead, remote, limits)
-	if reason.Of(err) == reason.FormatCorrupt && ahead.forget(ctx) {
+	for try := 1; try < openTries && reason.Of(err) == reason.FormatCorrupt && ahead.forget(ctx); try++ {
 		l, err = tryOpenLayer(ctx, ahead, remote, limits)
 	}
 	if err != nil {

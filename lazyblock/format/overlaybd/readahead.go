@@ -10,17 +10,17 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 )
 
-// How much of a blob is fetched before anything is known about it.
+// How much of a blob is fetched before anything is known about it. What turns out
+// to be missing costs a round trip; what is fetched for nothing costs one as well
+// where it is much, as TCP begins slowly: ten segments, and doubles.
 const (
-	headGuess = 64 << 10
+	headGuess = 12 << 10 // headers of tar and ZFile, and the block with that of the LSMT
 	// The ZFile index takes 4 bytes a block: 1/3300 of a layer of Debian packages in
-	// blocks of 32 KiB, 1/540 in blocks of 4 KiB. Where it is longer than guessed the
-	// rest costs one round trip. Guessing more costs every layer: TCP begins
-	// slowly, and each doubling of what is asked for is a round trip as well.
+	// blocks of 32 KiB, 1/540 in blocks of 4 KiB. The LSMT's index lies before it.
 	tailShare     = 2048
 	maxTailGuess  = 4 << 20
-	lsmtTailGuess = 128 << 10 // LSMT index and trailer, before the ZFile index
-	maxEnsure     = 32 << 20  // longer indexes are read piece by piece
+	lsmtTailGuess = 16 << 10 // LSMT index and trailer, before the ZFile index
+	maxEnsure     = 32 << 20 // longer indexes are read piece by piece
 )
 
 // guess returns the parts of a blob to fetch first, as one where they meet.
