@@ -50,7 +50,7 @@ func (b *Blob) try(ctx context.Context, p []byte, off int64, patience time.Durat
 
 	have, err := seekAnswer(resp, off, len(p))
 	if err == nil {
-		n, err = readBody(resp.Body, p[:have], func() { stall.Reset(b.opts.StallTimeout) })
+		n, err = readBody(resp.Body, p[:have], progressOf(ctx), func() { stall.Reset(b.opts.StallTimeout) })
 		b.bytes.Add(int64(n))
 	}
 	if err != nil {
@@ -124,15 +124,17 @@ func (b *Blob) forget(at *registry.Location) {
 	}
 }
 
-// readBody fills p and calls progress at every minProgress bytes.
-func readBody(body io.Reader, p []byte, progress func()) (n int, err error) {
+// readBody fills p, tells more of what each read brought, and calls alive at every
+// minProgress bytes.
+func readBody(body io.Reader, p []byte, more func(n int), alive func()) (n int, err error) {
 	since := 0
 	for n < len(p) {
 		m, err := body.Read(p[n:])
 		n += m
+		more(m)
 		if since += m; since >= minProgress {
 			since = 0
-			progress()
+			alive()
 		}
 		if err != nil && n < len(p) {
 			if errors.Is(err, io.EOF) {

@@ -80,12 +80,31 @@ func quick() blob.Options {
 func (s *stage) check(t *testing.T, b *blob.Blob, off, n int) {
 	t.Helper()
 	p := make([]byte, n)
-	got, err := b.ReadRange(t.Context(), p, int64(off))
+	told := 0
+	ctx := blob.WithProgress(t.Context(), func(more int) {
+		if told += more; told > n || !bytes.Equal(p[told-more:told], s.content[off+told-more:off+told]) {
+			t.Errorf("read %d at %d: wrong bytes among the first %d", n, off, told)
+		}
+	})
+	got, err := b.ReadRange(ctx, p, int64(off))
 	if err != nil {
 		t.Fatalf("read %d at %d: %v", n, off, err)
 	}
 	if got != n || !bytes.Equal(p, s.content[off:off+n]) {
 		t.Fatalf("read %d at %d: wrong bytes (n = %d)", n, off, got)
+	}
+}
+
+// TestProgressIsTold of a body whose rest is late.
+func TestProgressIsTold(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.reg.Inject(regtest.Fault{Match: blobs(), BytesPerSecond: 1 << 20})
+	told := 0
+	ctx := blob.WithProgress(t.Context(), func(more int) { told += more })
+	b := blob.Open(s.repository(t, registry.Options{}), s.desc, quick())
+	if _, err := b.ReadRange(ctx, make([]byte, 100_000), 0); err != nil || told != 100_000 {
+		t.Errorf("told of %d bytes, error %v", told, err)
 	}
 }
 

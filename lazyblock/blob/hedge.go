@@ -68,14 +68,14 @@ func (b *Blob) race(ctx context.Context, p []byte, off int64, patience, slow tim
 	q := make([]byte, len(p))
 	second := make(chan outcome, 1)
 	go func() { // always received from
-		n, err := b.try(ctx, q, off, patience)
+		n, err := b.try(withoutProgress(ctx), q, off, patience)
 		second <- outcome{n, err}
 	}()
 	select {
 	case got := <-first:
 		if got.err != nil {
 			if other := <-second; other.err == nil && other.n > got.n {
-				return copy(p, q[:other.n]), nil
+				return got.n + copy(p[got.n:], q[got.n:other.n]), nil
 			}
 			return got.n, got.err
 		}
@@ -88,8 +88,11 @@ func (b *Blob) race(ctx context.Context, p []byte, off int64, patience, slow tim
 			return other.n, other.err
 		}
 		end(errOutrun)
-		<-first
-		return copy(p, q[:got.n]), nil
+		other := <-first
+		if other.n >= got.n {
+			return other.n, nil
+		}
+		return other.n + copy(p[other.n:], q[other.n:got.n]), nil // what the caller was told of stays
 	}
 }
 

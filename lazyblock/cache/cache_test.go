@@ -128,9 +128,10 @@ func TestMissesAreAlignedAndMerged(t *testing.T) {
 		reads []read
 		want  [][2]int64
 	}{
-		"a small miss fetches an aligned piece":  {[]read{{300*kib + 7, 10}}, [][2]int64{{256 * kib, 256 * kib}}},
+		"a small miss fetches an aligned piece":  {[]read{{262*kib + 7, 10}}, [][2]int64{{256 * kib, 256 * kib}}},
+		"it waits for little in front of it":     {[]read{{302*kib + 7, 10}}, [][2]int64{{284 * kib, 228 * kib}}},
 		"the second read of it fetches nothing":  {[]read{{0, 10}, {100, 1000}, {255 * kib, kib}}, [][2]int64{{0, 256 * kib}}},
-		"neighbouring misses become one request": {[]read{{200 * kib, 200 * kib}}, [][2]int64{{0, 512 * kib}}},
+		"neighbouring misses become one request": {[]read{{200 * kib, 200 * kib}}, [][2]int64{{184 * kib, 328 * kib}}},
 		"a hole is filled, not what is there": {
 			[]read{{256 * kib, 10}, {mib, 10}, {300 * kib, 800 * kib}},
 			[][2]int64{{256 * kib, 256 * kib}, {mib, 256 * kib}, {512 * kib, 512 * kib}},

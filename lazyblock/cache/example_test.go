@@ -21,8 +21,8 @@ func Example() {
 		log.Fatal(err)
 	}
 	// Output:
-	// "referee ", 262144 bytes fetched
-	// "referee ", 262144 bytes fetched
+	// "referee ", requests so far: 1
+	// "referee ", requests so far: 1
 }
 
 func readTwice() (err error) {
@@ -62,7 +62,7 @@ func readTwice() (err error) {
 		if _, err := b.ReadRange(context.Background(), p, off); err != nil {
 			return err
 		}
-		fmt.Printf("%q, %d bytes fetched\n", p, origin.Stats().Bytes)
+		fmt.Printf("%q, requests so far: %d\n", p, origin.Stats().Requests)
 	}
 	return nil
 }

@@ -17,11 +17,13 @@ type fetch struct {
 	hasten   func() // somebody waits for it now
 
 	waiters   int  // under file.mu
+	served    bool // under file.mu: a reader has left with what it needs, and it goes on
 	abandoned bool // under file.mu: cancelled because the last waiter left
 
-	done chan struct{} // closed when what is below is set
-	err  error
-	data []byte // the bytes, where they could not be kept; never changed
+	early early
+	done  chan struct{} // closed when what is below is set
+	err   error
+	data  []byte // the bytes, where they could not be kept; never changed
 }
 
 // start begins a fetch of [off, end). The caller holds f.mu.
@@ -49,7 +51,7 @@ func (f *file) start(ctx context.Context, off, end int64, ahead bool) *fetch {
 // run does the work of a fetch and tells its waiters.
 func (f *file) run(ctx context.Context, fe *fetch) {
 	defer fe.cancel()
-	fe.data, fe.err = f.transfer(ctx, fe.off, fe.end)
+	fe.data, fe.err = f.transfer(ctx, fe)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, other := range f.fetches {
@@ -63,21 +65,22 @@ func (f *file) run(ctx context.Context, fe *fetch) {
 	close(fe.done)
 }
 
-// transfer brings [off, end) from the origin into the file, or returns the bytes
-// where the file does not take them.
-func (f *file) transfer(ctx context.Context, off, end int64) ([]byte, error) {
-	n := end - off
+// transfer brings what is fetched from the origin into the file, or returns the
+// bytes where the file does not take them.
+func (f *file) transfer(ctx context.Context, fe *fetch) ([]byte, error) {
+	n := fe.end - fe.off
 	release, err := f.store.budget.take(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	p := f.store.buffers.get(n)
-	if err := f.fetchOrigin(ctx, p, off); err != nil {
+	err = fe.early.fill(ctx, p, func(ctx context.Context) error { return f.fetchOrigin(ctx, p, fe.off) })
+	if err != nil {
 		f.store.buffers.put(p)
 		return nil, err
 	}
-	if f.store.keep(f, p, off) != nil {
+	if f.store.keep(f, p, fe.off) != nil {
 		return p, nil
 	}
 	f.store.buffers.put(p)
@@ -98,7 +101,7 @@ func (f *file) leave(fe *fetch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fe.waiters--
-	if fe.waiters > 0 || fe.ahead {
+	if fe.waiters > 0 || fe.ahead || fe.served {
 		return
 	}
 	select {
@@ -107,6 +110,36 @@ func (f *file) leave(fe *fetch) {
 		fe.abandoned = true
 		fe.cancel()
 	}
+}
+
+// awaitEarly waits until a fetch has brought its first n bytes, and reports whether
+// the reader may take them and leave the rest to itself.
+func (f *file) awaitEarly(ctx context.Context, fe *fetch, n int64) bool {
+	f.mu.Lock()
+	may := fe.served || f.unattended() < underWay
+	f.mu.Unlock()
+	if !may {
+		return false
+	}
+	select {
+	case <-fe.early.until(n):
+		return true
+	case <-fe.done:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// copyEarly fills p with what a fetch has brought from off, which then goes on
+// without its reader, and reports whether it could.
+func (f *file) copyEarly(p []byte, off int64, fe *fetch) bool {
+	if !fe.early.copy(p, off-fe.off) {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fe.served = true
+	return true
 }
 
 // await waits for a fetch. again means that it failed for a reason that is not

@@ -66,12 +66,15 @@ func (f *file) origins() []lazyblock.RangeReader {
 	return list
 }
 
-// fetchOrigin fills p from the first origin that can.
+// fetchOrigin fills p from the first origin that can, going on where the one before
+// has ended.
 func (f *file) fetchOrigin(ctx context.Context, p []byte, off int64) error {
 	err := reason.Errorf(reason.RegistryUnreachable, "no origin to ask")
+	done := 0
 	for i, origin := range f.origins() {
-		n, rerr := origin.ReadRange(ctx, p, off)
-		if n == len(p) && (rerr == nil || errors.Is(rerr, io.EOF)) {
+		n, rerr := origin.ReadRange(ctx, p[done:], off+int64(done))
+		done += n
+		if done == len(p) && (rerr == nil || errors.Is(rerr, io.EOF)) {
 			return nil
 		}
 		if rerr == nil || errors.Is(rerr, io.EOF) {

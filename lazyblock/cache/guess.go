@@ -68,7 +68,7 @@ func (g *guesses) note(off, end, most int64) {
 // after another. The caller holds f.mu.
 func (f *file) guess(ctx context.Context, reached int64) {
 	opts := f.store.opts
-	if opts.Guess < opts.FetchSize || hurried(ctx) || f.aheadUnderWay() >= underWay {
+	if opts.Guess < opts.FetchSize || hurried(ctx) || f.unattended() >= underWay {
 		return
 	}
 	n := f.guesses.worth(opts.FetchSize)
@@ -80,10 +80,12 @@ func (f *file) guess(ctx context.Context, reached int64) {
 	}
 }
 
-func (f *file) aheadUnderWay() int {
+// unattended is how many fetches are under way that nobody waits for, as far as is
+// known. The caller holds f.mu.
+func (f *file) unattended() int {
 	n := 0
 	for _, fe := range f.fetches {
-		if fe.ahead {
+		if fe.ahead || fe.served {
 			n++
 		}
 	}

@@ -83,7 +83,7 @@ func (f *file) cover(ctx context.Context, off, end int64, as manner, use func(pi
 		}
 	}()
 	for _, pc := range pieces {
-		if pc.fetch != nil {
+		if pc.fetch != nil && (as != generously || !f.awaitEarly(ctx, pc.fetch, min(pc.end, end)-pc.fetch.off)) {
 			if again, err := f.await(ctx, pc.fetch); err != nil {
 				if again {
 					return nil
@@ -101,9 +101,14 @@ func (f *file) cover(ctx context.Context, off, end int64, as manner, use func(pi
 // copyPiece fills p, a part of pc that begins at off. A file that cannot be read
 // any more is passed by.
 func (f *file) copyPiece(ctx context.Context, p []byte, off int64, pc piece) error {
-	if pc.fetch != nil && pc.fetch.data != nil {
-		copy(p, pc.fetch.data[off-pc.fetch.off:])
-		return nil
+	if fe := pc.fetch; fe != nil {
+		if f.copyEarly(p, off, fe) {
+			return nil
+		}
+		if _, err := f.await(ctx, fe); err == nil && fe.data != nil { // it has ended, or is about to
+			copy(p, fe.data[off-fe.off:])
+			return nil
+		}
 	}
 	n, err := f.sparse.data.ReadAt(p, off)
 	if n == len(p) && (err == nil || errors.Is(err, io.EOF)) {
@@ -148,16 +153,19 @@ func (f *file) plan(ctx context.Context, off, end int64, as manner) ([]piece, er
 	return pieces, nil
 }
 
+// before is how much is fetched in front of what was asked for: it comes first.
+const before = 16 << 10
+
 // startAt starts a fetch that covers the missing block at pos and, of the hole
-// around it, what is wanted up to end, aligned to the fetch size; for somebody in
-// a hurry no more than is wanted. It is at most longest.
+// around it, a little before that and what is wanted up to end, aligned to the fetch
+// size; for somebody in a hurry no more than is wanted. It is at most longest.
 func (f *file) startAt(ctx context.Context, pos, end, longest int64, as manner) *fetch {
 	fetchSize, blockSize := f.store.opts.FetchSize, f.sparse.blockSize
 	if as == exactly || hurried(ctx) {
 		fetchSize = blockSize
 	}
 	start := pos
-	for lowest := f.alignDown(pos, fetchSize); start > lowest && f.missing(start-blockSize); {
+	for lowest := max(f.alignDown(pos, fetchSize), pos-before); start > lowest && f.missing(start-blockSize); {
 		start -= blockSize
 	}
 	limit := min(f.alignUp(end, fetchSize), f.entry.size, start+longest)
