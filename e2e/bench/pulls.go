@@ -32,6 +32,8 @@ const (
 	// The same forms as the peers', through Referee, which has just started.
 	lazyStargz Variant = "lazy, estargz"
 	lazySOCI   Variant = "lazy, soci"
+	// lazySettled is read, not pulled: the form is whole, and a local file.
+	lazySettled Variant = "lazy, settled"
 )
 
 // recipe is how a variant is made.
@@ -67,7 +69,7 @@ func allVariants() string {
 }
 
 // lazyVariants are those that go through Referee.
-var lazyVariants = []Variant{lazyCold, lazyWarm, lazyTraced, lazyStargz, lazySOCI}
+var lazyVariants = []Variant{lazyCold, lazyWarm, lazyTraced, lazyStargz, lazySOCI, lazySettled}
 
 // chosen are the recipes of the variants that were asked for and can be made.
 func chosen(ctx context.Context, bed *compare.Bed, o options) ([]recipe, error) {

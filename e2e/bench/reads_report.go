@@ -17,14 +17,17 @@ type comparison struct {
 
 // against compares the reading of a mount with that of the same image unpacked.
 func (r *Reading) against(plain *Reading) []comparison {
-	return []comparison{
-		{"every byte, with pull", fmt.Sprintf("pull and read all of %.0f MB", float64(r.Bytes)/1e6), Durations{plain.Whole}, Durations{r.Whole}, 0, 1.1},
+	var all []comparison
+	if r.Whole > 0 {
+		all = append(all, comparison{"every byte, with pull", fmt.Sprintf("pull and read all of %.0f MB", float64(r.Bytes)/1e6), Durations{plain.Whole}, Durations{r.Whole}, 0, 1.1})
+	}
+	return append(all, []comparison{
 		{"walk, warm", "walk all names, warm", plain.Walk, r.Walk, 0, 1.05},
 		{"sequential, warm", fmt.Sprintf("largest file, %.0f MB, warm", float64(r.File)/1e6), plain.WarmSequential, r.WarmSequential, 0.97, 0},
 		{"random, warm", fmt.Sprintf("%d random 4 KiB, warm", r.RandomReads), plain.WarmRandom, r.WarmRandom, 0.97, 0},
 		{"sequential, cold", "largest file, page cache empty", plain.ColdSequential, r.ColdSequential, 0.85, 0},
 		{"random, cold", fmt.Sprintf("%d random 4 KiB, page cache empty", r.ColdRandomReads), plain.ColdRandom, r.ColdRandom, 0.70, 0},
-	}
+	}...)
 }
 
 // pairs calls do with each reading of a mount and that of the unpacked image,
@@ -68,6 +71,9 @@ func (r *Report) writeReads(out io.Writer) {
 	var unpacked float64
 	for i := range r.Reads {
 		reading := &r.Reads[i]
+		if reading.Whole == 0 {
+			continue
+		}
 		each := reading.perMB()
 		if reading.Variant == ordinary {
 			unpacked = each
