@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/oci"
 
+	"github.com/referee-cri/referee/e2e/documents"
 	"github.com/referee-cri/referee/e2e/tools"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/testdata"
@@ -21,73 +21,92 @@ import (
 	"github.com/referee-cri/referee/negotiate"
 )
 
-// recipe is a fenced block of shell commands of a document.
-type recipe struct {
-	where  string // "node" for what is run on a node, else ""
-	line   int
-	script string
-}
-
-var fence = regexp.MustCompile("(?s)\n```sh ?(\\w*)\n(.*?)\n```\n")
-
-// recipes are the commands of a document, in order.
-func recipes(t *testing.T, document string) (found []recipe) {
-	t.Helper()
-	text := string(read(t, document))
-	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
-		found = append(found, recipe{text[at[2]:at[3]], strings.Count(text[:at[0]], "\n") + 2, text[at[4]:at[5]]})
-	}
-	return found
-}
-
-// TestPublishingRecipes runs every command of docs/publishing.md, against a registry
-// that keeps lists of referrers and one that does not.
-func TestPublishingRecipes(t *testing.T) {
+// TestDocumentedPublishing runs what the documents tell who publishes to type, document
+// by document, against a registry that keeps lists of referrers and one that does not.
+func TestDocumentedPublishing(t *testing.T) {
 	t.Parallel()
 	root, err := tools.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := recipes(t, filepath.Join(root, "docs", "publishing.md"))
-	if len(all) < 10 {
-		t.Fatalf("the document has %d recipes", len(all))
+	blocks, err := documents.Of(root, documents.Publish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := map[string]func(*builder, *testing.T){
+		"README.md": (*builder).expectShown, "docs/formats.md": (*builder).expectDisk, "docs/publishing.md": (*builder).expectPublished,
 	}
 	for name, start := range map[string]func(*testing.T) place{"referrers API": withAPI, "docker-registry": distribution} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newBuilder(t, start(t))
-			for _, r := range all {
-				if r.where == "node" {
-					b.pretendStart(t)
-				}
-				began := time.Now()
-				said := b.run(t, r)
-				t.Logf("line %d: %s", r.line, time.Since(began))
-				if strings.Contains(r.script, "inspect") && !strings.Contains(said, "* overlaybd: would be used") {
-					t.Errorf("line %d: the signed form would not be used:\n%s", r.line, said)
-				}
+		for document, check := range expect {
+			if document == "README.md" && name == "docker-registry" {
+				continue // it never knew the ORAS artifacts that one line makes
 			}
-			for tag, format := range map[string]string{"1-esgz": "estargz", "1-zstd": "zstdchunked", "1-fast": "estargz"} {
-				if p := plan(t, b.ref("team/app", tag), negotiate.Rules{}); !p.Lazy() || p.Chosen.Format != format {
-					t.Errorf("%s: a node finds %+v: %s", tag, p.Chosen, p.Detail)
+			t.Run(name+" "+document, func(t *testing.T) {
+				t.Parallel()
+				b := newBuilder(t, start(t))
+				for i := range blocks {
+					if blocks[i].Document == document {
+						b.run(t, &blocks[i])
+					}
 				}
-			}
-			for _, format := range []string{"overlaybd", "soci", "erofs", "disk"} {
-				if p := plan(t, b.ref("team/app", "1"), negotiate.Rules{Formats: []string{format}}); !p.Lazy() {
-					t.Errorf("%s: a node finds nothing: %s", format, p.Detail)
-				}
-			}
-		})
+				check(b, t)
+			})
+		}
+	}
+	for i := range blocks {
+		if expect[blocks[i].Document] == nil {
+			t.Errorf("%s: nobody says what comes of it", &blocks[i])
+		}
 	}
 }
 
-// builder is a machine that publishes: a folder with programs, an image in a layout,
-// and the same image in a registry, as team/app:1.
+// expectPublished wants what docs/publishing.md promises.
+func (b *builder) expectPublished(t *testing.T) {
+	t.Helper()
+	if !strings.Contains(b.inspected, "* overlaybd: would be used") {
+		t.Errorf("the signed form would not be used:\n%s", b.inspected)
+	}
+	for tag, format := range map[string]string{"1-esgz": "estargz", "1-zstd": "zstdchunked", "1-fast": "estargz"} {
+		if p := plan(t, b.ref("team/app", tag), negotiate.Rules{}); !p.Lazy() || p.Chosen.Format != format {
+			t.Errorf("%s: a node finds %+v: %s", tag, p.Chosen, p.Detail)
+		}
+	}
+	for _, format := range []string{"overlaybd", "soci", "erofs", "disk"} {
+		b.expectForm(t, "team/app", format)
+	}
+}
+
+// expectShown wants what the README promises.
+func (b *builder) expectShown(t *testing.T) {
+	t.Helper()
+	b.expectForm(t, "app", "overlaybd")
+	if !strings.Contains(b.inspected, b.ref("team/app", "1")+"\nlinux/amd64, ") {
+		t.Errorf("inspect shows\n%s", b.inspected)
+	}
+}
+
+// expectDisk wants the disk that docs/formats.md makes.
+func (b *builder) expectDisk(t *testing.T) {
+	t.Helper()
+	b.expectForm(t, "team/disk", "disk")
+}
+
+// expectForm fails unless a node finds a form of the format for the image.
+func (b *builder) expectForm(t *testing.T, repository, format string) {
+	t.Helper()
+	if p := plan(t, b.ref(repository, "1"), negotiate.Rules{Formats: []string{format}}); !p.Lazy() {
+		t.Errorf("%s: a node finds no %s: %s", repository, format, p.Detail)
+	}
+}
+
+// builder is a machine that publishes: a folder with programs, an image in a layout and
+// a tree beside it, and the same image in a registry under the names of the documents.
 type builder struct {
 	place
 
-	dir string
-	env []string
+	dir       string
+	env       []string
+	inspected string // what the last inspection said
 }
 
 func newBuilder(t *testing.T, p place) *builder {
@@ -101,11 +120,18 @@ func newBuilder(t *testing.T, p place) *builder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for tag, to := range map[string]oras.Target{"app": layout, "1": p.repository(t, "team/app")} {
-		if _, err := oras.Copy(t.Context(), store, "tiny", to, tag, oras.DefaultCopyOptions); err != nil {
+	if _, err := oras.Copy(t.Context(), store, "tiny", layout, "app", oras.DefaultCopyOptions); err != nil {
+		t.Fatal(err)
+	}
+	for _, repository := range []string{"app", "team/app", "team/disk"} {
+		if _, err := oras.Copy(t.Context(), store, "tiny", p.repository(t, repository), "1", oras.DefaultCopyOptions); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(filepath.Join(b.dir, "rootfs"), 0o755); err != nil { //nolint:gosec // the root of an image
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(b.dir, "rootfs", "file"), "of the tree\n")
 	write(t, filepath.Join(b.dir, "node.toml"), fmt.Sprintf("version = 1\nroot = %q\n", filepath.Join(b.dir, "node")))
 	referee, err := tools.Referee(t.Context())
 	if err != nil {
@@ -132,16 +158,21 @@ func (b *builder) program(t *testing.T, name, command string) {
 	}
 }
 
-// run runs a recipe with the registry in the place of the document's.
-func (b *builder) run(t *testing.T, r recipe) string {
+// run runs a block with the registry in the place of the document's.
+func (b *builder) run(t *testing.T, block *documents.Block) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", strings.ReplaceAll(r.script, "registry.example", b.host))
+	if strings.Contains(block.Script, "trace export") {
+		b.pretendStart(t)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", strings.ReplaceAll(block.Script, "registry.example", b.host))
 	cmd.Dir, cmd.Env = b.dir, b.env
 	said, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("line %d: %v:\n%s\n%s", r.line, err, r.script, said)
+		t.Fatalf("%s: %v:\n%s\n%s", block, err, block.Script, said)
 	}
-	return string(said)
+	if strings.Contains(block.Script, "inspect") {
+		b.inspected = string(said)
+	}
 }
 
 // pretendStart leaves behind what a node does that has started the image.
