@@ -75,6 +75,7 @@ type blobs struct {
 	hosts       *blob.Hosts
 	giveUpAfter time.Duration
 	observe     func(p blob.Priority, took time.Duration, n int, err error)
+	hedged      func() // see blob.Options
 	log         *zap.Logger
 }
 
@@ -85,7 +86,7 @@ func (b blobs) Open(repository string, creds registry.Credentials, desc ocispec.
 	if err := source.Renew(repository, creds); err != nil {
 		return nil, err
 	}
-	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Host: b.hosts.Of(registry.HostOf(repository)), Observe: b.observe, Log: b.log})
+	origin := blob.Open(source, desc, blob.Options{GiveUpAfter: b.giveUpAfter, Host: b.hosts.Of(registry.HostOf(repository)), Observe: b.observe, Hedged: b.hedged, Log: b.log})
 	cached, err := b.cache.Blob(cacheKey(repository, desc), origin)
 	switch {
 	case err == nil:

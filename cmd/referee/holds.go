@@ -20,9 +20,8 @@ type holds struct {
 	Disabled           string   `json:"disabled,omitempty"` // the pattern that keeps it from being looked at
 	Block              *int     `json:"block"`              // null: the built-in policy
 	Pattern            string   `json:"pattern,omitempty"`
-	Formats            []string `json:"formats"`              // the preferred first
-	Unreadable         []string `json:"unreadable,omitempty"` // listed formats that this version cannot read
-	MinSize            int64    `json:"min_size"`             // bytes
+	Formats            []string `json:"formats"`  // the preferred first
+	MinSize            int64    `json:"min_size"` // bytes
 	RequireSignature   bool     `json:"require_signature"`
 	Trust              []string `json:"trust"`
 	LegacyORAS         string   `json:"legacy_oras"`
@@ -48,11 +47,6 @@ func whatHolds(config *configs.Config, named reference.Named) *holds {
 	if said.Formats != nil {
 		h.Formats = *said.Formats
 	}
-	for _, format := range h.Formats {
-		if !slices.Contains(readers, format) {
-			h.Unreadable = append(h.Unreadable, format)
-		}
-	}
 	h.MinSize, h.RequireSignature = said.MinBytes(), said.RequireSignature
 	h.Trust = append(h.Trust, said.Trust...)
 	if said.LegacyORAS != "" {
@@ -77,15 +71,11 @@ func (h *holds) write(w io.Writer) {
 	} else {
 		line("policy", "policy[%d], by %q", *h.Block, h.Pattern)
 	}
-	switch {
-	case len(h.Formats) == 0:
+	if len(h.Formats) == 0 {
 		line("formats", "none: pulled the ordinary way")
 		return
-	case len(h.Unreadable) > 0:
-		line("formats", "%s (not read by this version: %s)", strings.Join(h.Formats, ", "), strings.Join(h.Unreadable, ", "))
-	default:
-		line("formats", "%s", strings.Join(h.Formats, ", "))
 	}
+	line("formats", "%s", strings.Join(h.Formats, ", "))
 	size, _ := configs.Size{Bytes: h.MinSize}.MarshalText() // never fails
 	line("min_size", "%s", size)
 	line("require_signature", "%t", h.RequireSignature)

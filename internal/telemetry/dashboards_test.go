@@ -109,7 +109,7 @@ func TestDashboardsUseMetricsThatExist(t *testing.T) {
 		}
 	}
 	for _, d := range busy().Definitions() {
-		if !used[d.Name] && d.Name != "referee_build_info" && d.Name != "referee_cache_blobs" && d.Name != "referee_fetches_total" &&
+		if !used[d.Name] && d.Name != "referee_build_info" && d.Name != "referee_cache_blobs" && d.Name != "referee_fetches_total" && d.Name != "referee_fetches_hedged_total" &&
 			d.Name != "referee_cache_evictions_total" && d.Name != "referee_cache_reads_total" && d.Name != "referee_completion_blobs_total" &&
 			d.Name != "referee_quarantined_unreplaced" && d.Name != "referee_trace_replayed_bytes_total" {
 			t.Errorf("neither panel nor alert uses %s", d.Name)

@@ -37,6 +37,7 @@ type Metrics struct {
 	fetched       *prometheus.CounterVec
 	fetches       *prometheus.CounterVec
 	fetchTook     *prometheus.HistogramVec
+	hedged        prometheus.Counter
 	reads         *prometheus.HistogramVec
 	readErrors    *prometheus.CounterVec
 	corrupt       prometheus.Counter
@@ -81,6 +82,7 @@ func New(version string) *Metrics {
 	m.referrersTook = m.histograms("referrers_duration_seconds", "How long registry hosts took to say what is attached to an image.", stepBuckets(), "result")
 	m.fetched = m.counters("fetch_bytes_total", "Bytes of blobs received from registries: demand where somebody waited, prefetch where nobody did.", "kind")
 	m.fetches = m.counters("fetches_total", "Requests for ranges of blobs.", "kind", "result")
+	m.hedged = m.counter("fetches_hedged_total", "Ranges that were asked for a second time because the first request took longer than nearly all have lately.")
 	m.fetchTook = m.histograms("fetch_duration_seconds", "How long ranges of blobs took to be received.", stepBuckets(), "kind")
 
 	m.reads = m.histograms("device_read_latency_seconds", "How long reads of lazy volumes took that the page cache could not answer; source remote: they waited for a registry.", readBuckets(), "source")

@@ -46,6 +46,7 @@ func busy() *telemetry.Metrics {
 	m.Asked(registry.Asked{Path: "blobs/sha256:abc", Err: &registry.StatusError{StatusCode: 503}})
 	m.Fetch(blob.Demand, time.Millisecond, 4096, nil)
 	m.Fetch(blob.Background, time.Millisecond, 0, errors.New("cut"))
+	m.Hedge()
 	m.Read(time.Millisecond, true, nil)
 	m.Read(time.Microsecond, false, nil)
 	m.Read(time.Second, true, reason.Errorf(reason.RegistryUnreachable, "down"))
@@ -108,6 +109,7 @@ func TestMetricsCountWhatHappens(t *testing.T) {
 		`referee_referrers_duration_seconds_count{result="ok"} 1`,
 		`referee_fetch_bytes_total{kind="demand"} 4096`,
 		`referee_fetches_total{kind="prefetch",result="error"} 1`,
+		`referee_fetches_hedged_total 1`,
 		`referee_device_read_latency_seconds_count{source="remote"} 1`,
 		`referee_device_read_errors_total{reason="registry-unreachable"} 1`,
 		`referee_verify_failures_total 1`,

@@ -26,6 +26,9 @@ func (m *Metrics) Fetch(p blob.Priority, took time.Duration, n int, err error) {
 	}
 }
 
+// Hedge counts a second request for a slow range; see blob.Options.Hedged.
+func (m *Metrics) Hedge() { m.hedged.Inc() }
+
 // Read implements [volume.Observer].
 func (m *Metrics) Read(took time.Duration, waited bool, err error) {
 	if err != nil {

@@ -54,6 +54,10 @@ type Options struct {
 	// nobody is told.
 	Observe func(p Priority, took time.Duration, n int, err error)
 
+	// Hedged is told of every range that is asked for a second time, just before, by
+	// many goroutines at once. It must not block. nil: nobody is told.
+	Hedged func()
+
 	Log *zap.Logger // retries, at debug level; default: silent
 }
 

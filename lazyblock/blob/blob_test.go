@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type stage struct {
 	reg     *regtest.Registry
 	desc    ocispec.Descriptor
 	content []byte
+	hedged  atomic.Int64 // second requests that were told of; see paced
 }
 
 func newStage(t *testing.T) *stage {
@@ -47,7 +49,7 @@ func newStageOf(t *testing.T, n int) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stage{reg, desc, content}
+	return &stage{reg: reg, desc: desc, content: content}
 }
 
 func (s *stage) repository(t *testing.T, opts registry.Options) *registry.Repository {

@@ -64,6 +64,9 @@ func (b *Blob) race(ctx context.Context, p []byte, off int64, patience, slow tim
 		return got.n, got.err
 	}
 	defer give()
+	if b.opts.Hedged != nil {
+		b.opts.Hedged()
+	}
 
 	q := make([]byte, len(p))
 	second := make(chan outcome, 1)

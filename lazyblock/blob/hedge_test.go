@@ -17,6 +17,7 @@ func (s *stage) paced(t *testing.T) *blob.Blob {
 	t.Helper()
 	opts := quick()
 	opts.Host = blob.NewHosts(0).Of(s.reg.Host())
+	opts.Hedged = func() { s.hedged.Add(1) }
 	b := blob.Open(s.repository(t, registry.Options{}), s.desc, opts)
 	for i := range 200 {
 		s.check(t, b, i*1000, 1000)
@@ -45,7 +46,7 @@ func TestSlowRangeIsAskedForTwice(t *testing.T) {
 				return true
 			}
 			s.reg.Inject(fault)
-			before := b.Stats()
+			before, hedged := b.Stats(), s.hedged.Load()
 			start := time.Now()
 			s.check(t, b, 5000, 60_000)
 			if took := time.Since(start); took > 250*time.Millisecond {
@@ -53,6 +54,9 @@ func TestSlowRangeIsAskedForTwice(t *testing.T) {
 			}
 			if n := b.Stats().Requests - before.Requests; n != 2 {
 				t.Errorf("%d requests, want 2", n)
+			}
+			if n := s.hedged.Load() - hedged; n != 1 {
+				t.Errorf("%d second requests are told of, want 1", n)
 			}
 			eventually.True(t, "the first request is given up", left.Load)
 		})
