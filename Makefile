@@ -12,7 +12,7 @@ CACHE := $(CURDIR)/.cache
 TOOLS := $(CACHE)/tools
 
 # What the end-to-end tests, the demo and the benchmarks need from Debian.
-PACKAGES := attr chromium containernetworking-plugins docker-registry e2fsprogs \
+PACKAGES := attr chromium containernetworking-plugins curl docker-registry e2fsprogs \
   erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 qemu-utils \
   rpm runc squashfs-tools systemd-container umoci xfsprogs xz-utils zlib1g-dev zstd
 
@@ -104,6 +104,8 @@ soak: deps tools build ## Let containers read while everything fails around them
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT)/.done ## Run the linters
 	$(<D)/golangci-lint run --timeout 15m ./...
+	cd packaging && $(<D)/golangci-lint run --timeout 15m ./...
+	cd charts && $(<D)/golangci-lint run --timeout 15m ./...
 
 .PHONY: bench
 bench: deps tools peers build ## Measure small images against ordinary pulls and other snapshotters, 15 minutes (root)
@@ -115,7 +117,7 @@ bench-full: deps tools peers build ## Measure all images and write docs/benchmar
 	go run ./e2e/bench -n 3 -within 45m -images small,nginx,redis,node,postgres,python -json .cache/bench-full.json -docs docs
 
 .PHONY: demo
-demo: deps tools build ## Show one image being pulled lazily on a real node (root)
+demo: deps tools build ## Show an image being pulled lazily on a real node, converted and not (root)
 	go run ./e2e/demo
 
 .PHONY: fuzz

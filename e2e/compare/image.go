@@ -19,9 +19,9 @@ import (
 	"github.com/referee-cri/referee/internal/regtest"
 )
 
-// Image is an image in the registry with an overlaybd form attached to it.
+// Image is an image in the registry with a form attached to it.
 type Image struct {
-	Name      string
+	Name      string // also of its repository
 	Tag       string
 	Layers    int
 	Size      int64 // bytes of its layers as an ordinary pull fetches them
@@ -47,7 +47,25 @@ func (b *Bed) Publish(ctx context.Context, name string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("read manifest of %s: %w", name, err)
 	}
-	return b.attach(ctx, Image{Name: name, Tag: images.Tag, program: programs[name]}, manifests[0].Layers)
+	return b.attach(ctx, Image{Name: name, Tag: images.Tag, program: programs[name]}, manifests[0].Layers, "overlaybd")
+}
+
+// PublishIndexed pushes a published image to a repository of its own and attaches nothing
+// but tables of its layers with `referee convert`: a SOCI index.
+func (b *Bed) PublishIndexed(ctx context.Context, image Image) (Image, error) {
+	layout, err := images.BuildTo(ctx, b.progress, image.Name)
+	if err != nil {
+		return Image{}, err
+	}
+	indexed := Image{Name: image.Name + "-unconverted", Tag: images.Tag, program: image.program}
+	if _, err := b.Registry.LoadLayout(indexed.Name, layout); err != nil {
+		return Image{}, err
+	}
+	manifests, err := layoutManifests(layout)
+	if err != nil {
+		return Image{}, fmt.Errorf("read manifest of %s: %w", image.Name, err)
+	}
+	return b.attach(ctx, indexed, manifests[0].Layers, "soci")
 }
 
 // PublishSynthetic pushes an image of random bytes and attaches its overlaybd form.
@@ -56,13 +74,13 @@ func (b *Bed) PublishSynthetic(ctx context.Context, name string, spec regtest.Im
 	if err != nil {
 		return Image{}, err
 	}
-	return b.attach(ctx, Image{Name: name, Tag: images.Tag}, pushed.Manifest.Layers)
+	return b.attach(ctx, Image{Name: name, Tag: images.Tag}, pushed.Manifest.Layers, "overlaybd")
 }
 
-func (b *Bed) attach(ctx context.Context, image Image, layers []ocispec.Descriptor) (Image, error) {
+func (b *Bed) attach(ctx context.Context, image Image, layers []ocispec.Descriptor, format string) (Image, error) {
 	began := time.Now()
 	// Past the link: the publisher is elsewhere, and what it takes is not measured.
-	out, err := b.Command(ctx, "convert", b.Registry.Ref(image.Name, image.Tag), "--to", "overlaybd", "--output", "json")
+	out, err := b.Command(ctx, "convert", b.Registry.Ref(image.Name, image.Tag), "--to", format, "--output", "json")
 	if err != nil {
 		return image, err
 	}

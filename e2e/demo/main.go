@@ -2,7 +2,8 @@
 // and runc on this machine, a registry at the other end of a shaped link, an
 // image built from Debian packages, `referee convert`, and then the same
 // reference pulled and started twice: by containerd alone and through
-// `referee serve`.
+// `referee serve`. A third time it is an image that nobody converted, with
+// a SOCI index attached: the layers that are read are the original ones.
 //
 // Every figure is measured in this run. It needs root and leaves nothing behind;
 // what it builds is kept in .cache for the next run.
@@ -74,30 +75,42 @@ func demo(ctx context.Context, out io.Writer, name string, shape link.Shape) (er
 	}
 	fmt.Fprintf(out, "image       %s: %d layers, %s\n", image.Ref(l), image.Layers, bytes(image.Size))
 	fmt.Fprintf(out, "convert     an overlaybd form (%s) attached to it in %s; tag and digest unchanged\n", bytes(image.LazySize), seconds(image.Converted))
+	indexed, err := bed.PublishIndexed(ctx, image)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "index       %s: the same, not converted; a SOCI index (%s) attached to it in %s\n", indexed.Ref(l), bytes(indexed.LazySize), seconds(indexed.Converted))
 
-	results := map[compare.Way]compare.Result{}
-	var explained string
-	for _, way := range []compare.Way{compare.Ordinary, compare.Lazy} {
-		if err := bed.Chill(ctx, way); err != nil {
+	var results []compare.Result
+	for _, run := range []struct {
+		name  string
+		way   compare.Way
+		image compare.Image
+	}{{"ordinary", compare.Ordinary, image}, {"overlaybd", compare.Lazy, image}, {"soci", compare.Lazy, indexed}} {
+		if err := bed.Chill(ctx, run.way); err != nil {
 			return err
 		}
-		results[way], err = bed.Run(ctx, way, image, l, func(c *node.Container, port int) error {
-			return ask(ctx, out, way, name, c, port)
+		result, err := bed.Run(ctx, run.way, run.image, l, func(c *node.Container, port int) error {
+			return ask(ctx, out, run.name, name, c, port)
 		})
 		if err != nil {
 			return err
 		}
+		results = append(results, result)
 	}
-	if explained, err = bed.Explain(ctx, image, l); err != nil {
-		return err
+	table(out, image, results[0], results[1], results[2])
+	for _, pulled := range []compare.Image{image, indexed} {
+		explained, err := bed.Explain(ctx, pulled, l)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "\n$ referee explain %s\n%s", pulled.Ref(l), explained)
 	}
-	table(out, image, results[compare.Ordinary], results[compare.Lazy])
-	fmt.Fprintf(out, "\n$ referee explain %s\n%s", image.Ref(l), explained)
 	return nil
 }
 
 // ask talks to the program in the container, for everyone to see that it works.
-func ask(ctx context.Context, out io.Writer, way compare.Way, image string, c *node.Container, port int) error {
+func ask(ctx context.Context, out io.Writer, way, image string, c *node.Container, port int) error {
 	command := []string{"/bin/sh", "-c", "echo $(ls /usr | wc -l) entries in /usr"}
 	if image == "redis" {
 		command = []string{"redis-cli", "-p", strconv.Itoa(port), "ping"}
@@ -110,15 +123,22 @@ func ask(ctx context.Context, out io.Writer, way compare.Way, image string, c *n
 	return nil
 }
 
-func table(out io.Writer, image compare.Image, ordinary, lazy compare.Result) {
+// table compares the ordinary pull with lazy ones, by overlaybd and by SOCI.
+func table(out io.Writer, image compare.Image, ordinary, overlaybd, soci compare.Result) {
 	fmt.Fprintln(out)
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")+"\t") }
-	row("", "ordinary", "lazy", "")
-	row("PullImage", seconds(ordinary.Pull), seconds(lazy.Pull), ratio(ordinary.Pull, lazy.Pull))
-	row("container answers after", seconds(ordinary.Ready), seconds(lazy.Ready), ratio(ordinary.Ready, lazy.Ready))
-	row("fetched until then", bytes(ordinary.Bytes), bytes(lazy.Bytes),
-		fmt.Sprintf("%.1f %% of the image", 100*float64(lazy.Bytes)/float64(image.Size)))
+	times := func(name string, of func(compare.Result) time.Duration) {
+		plain := of(ordinary)
+		row(name, seconds(plain), seconds(of(overlaybd)), ratio(plain, of(overlaybd)), seconds(of(soci)), ratio(plain, of(soci)))
+	}
+	share := func(lazy compare.Result) string {
+		return fmt.Sprintf("%.1f %%", 100*float64(lazy.Bytes)/float64(image.Size))
+	}
+	row("", "ordinary", "overlaybd", "", "soci", "")
+	times("PullImage", func(r compare.Result) time.Duration { return r.Pull })
+	times("container answers after", func(r compare.Result) time.Duration { return r.Ready })
+	row("fetched until then", bytes(ordinary.Bytes), bytes(overlaybd.Bytes), share(overlaybd), bytes(soci.Bytes), share(soci))
 	_ = t.Flush() // standard output takes it or nobody reads it
 }
 
