@@ -18,15 +18,18 @@ const testVersion = "v1.2.3"
 
 func testDate() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
-// built makes this machine's packages of the checkout at source.
-func built(t *testing.T, source string) release {
+// built makes packages of the checkout at source, for this machine unless told otherwise.
+func built(t *testing.T, source string, arches ...string) release {
 	t.Helper()
+	if len(arches) == 0 {
+		arches = []string{runtime.GOARCH}
+	}
 	source, err := filepath.Abs(source)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := release{source: source, out: t.TempDir(), version: testVersion, date: testDate()}
-	if err := r.make(t.Context(), []string{runtime.GOARCH}); err != nil {
+	if err := r.make(t.Context(), arches); err != nil {
 		t.Fatal(err)
 	}
 	return r
