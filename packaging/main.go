@@ -22,13 +22,14 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	source := flag.String("source", "..", "the checkout")
 	out := flag.String("out", "../dist", "where everything goes")
 	version := flag.String("version", "", "as in v1.2.3 (default: what git describe says)")
 	arches := flag.String("arch", "amd64,arm64", "architectures")
 	flag.Parse()
-	if err := run(ctx, *source, *out, *version, strings.Split(*arches, ",")); err != nil {
+	err := run(ctx, *source, *out, *version, strings.Split(*arches, ","))
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "packaging:", err)
 		os.Exit(1)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -73,7 +74,7 @@ func TestReproducible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(first) != string(second) || strings.Count(string(first), "\n") != 5 {
+	if !bytes.Equal(first, second) || strings.Count(string(first), "\n") != 5 {
 		t.Errorf("one build:\n%s\nanother:\n%s", first, second)
 	}
 }
