@@ -60,45 +60,6 @@ func TestDocumentedPublishing(t *testing.T) {
 	}
 }
 
-// expectPublished wants what docs/publishing.md promises.
-func (b *builder) expectPublished(t *testing.T) {
-	t.Helper()
-	if !strings.Contains(b.inspected, "* overlaybd: would be used") {
-		t.Errorf("the signed form would not be used:\n%s", b.inspected)
-	}
-	for tag, format := range map[string]string{"1-esgz": "estargz", "1-zstd": "zstdchunked", "1-fast": "estargz"} {
-		if p := plan(t, b.ref("team/app", tag), negotiate.Rules{}); !p.Lazy() || p.Chosen.Format != format {
-			t.Errorf("%s: a node finds %+v: %s", tag, p.Chosen, p.Detail)
-		}
-	}
-	for _, format := range []string{"overlaybd", "soci", "erofs", "disk"} {
-		b.expectForm(t, "team/app", format)
-	}
-}
-
-// expectShown wants what the README promises.
-func (b *builder) expectShown(t *testing.T) {
-	t.Helper()
-	b.expectForm(t, "app", "overlaybd")
-	if !strings.Contains(b.inspected, b.ref("team/app", "1")+"\nlinux/amd64, ") {
-		t.Errorf("inspect shows\n%s", b.inspected)
-	}
-}
-
-// expectDisk wants the disk that docs/formats.md makes.
-func (b *builder) expectDisk(t *testing.T) {
-	t.Helper()
-	b.expectForm(t, "team/disk", "disk")
-}
-
-// expectForm fails unless a node finds a form of the format for the image.
-func (b *builder) expectForm(t *testing.T, repository, format string) {
-	t.Helper()
-	if p := plan(t, b.ref(repository, "1"), negotiate.Rules{Formats: []string{format}}); !p.Lazy() {
-		t.Errorf("%s: a node finds no %s: %s", repository, format, p.Detail)
-	}
-}
-
 // builder is a machine that publishes: a folder with programs, an image in a layout and
 // a tree beside it, and the same image in a registry under the names of the documents.
 type builder struct {
@@ -208,4 +169,43 @@ func traceLayers(layers []ocispec.Descriptor) (named []trace.Layer) {
 		named = append(named, trace.Layer{Digest: layer.Digest, Size: layer.Size})
 	}
 	return named
+}
+
+// expectPublished wants what docs/publishing.md promises.
+func (b *builder) expectPublished(t *testing.T) {
+	t.Helper()
+	if !strings.Contains(b.inspected, "* overlaybd: would be used") {
+		t.Errorf("the signed form would not be used:\n%s", b.inspected)
+	}
+	for tag, format := range map[string]string{"1-esgz": "estargz", "1-zstd": "zstdchunked", "1-fast": "estargz"} {
+		if p := plan(t, b.ref("team/app", tag), negotiate.Rules{}); !p.Lazy() || p.Chosen.Format != format {
+			t.Errorf("%s: a node finds %+v: %s", tag, p.Chosen, p.Detail)
+		}
+	}
+	for _, format := range []string{"overlaybd", "soci", "erofs", "disk"} {
+		b.expectForm(t, "team/app", format)
+	}
+}
+
+// expectShown wants what the README promises.
+func (b *builder) expectShown(t *testing.T) {
+	t.Helper()
+	b.expectForm(t, "app", "overlaybd")
+	if !strings.Contains(b.inspected, b.ref("team/app", "1")+"\nlinux/amd64, ") {
+		t.Errorf("inspect shows\n%s", b.inspected)
+	}
+}
+
+// expectDisk wants the disk that docs/formats.md makes.
+func (b *builder) expectDisk(t *testing.T) {
+	t.Helper()
+	b.expectForm(t, "team/disk", "disk")
+}
+
+// expectForm fails unless a node finds a form of the format for the image.
+func (b *builder) expectForm(t *testing.T, repository, format string) {
+	t.Helper()
+	if p := plan(t, b.ref(repository, "1"), negotiate.Rules{Formats: []string{format}}); !p.Lazy() {
+		t.Errorf("%s: a node finds no %s: %s", repository, format, p.Detail)
+	}
 }
