@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/tarinode"
 )
@@ -58,27 +59,9 @@ func readEntry(ctx context.Context, tr *tar.Reader, header *tar.Header, layer ch
 		return reason.Wrap(reason.ArtifactInvalid, layer.Link(header.Name, header.Linkname, in))
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		in.Size = header.Size
-		if in.Data, err = data.Append(entryContent{ctx, tr}, header.Size); err != nil {
+		if in.Data, err = data.Append(source.Entry(ctx, tr), header.Size); err != nil {
 			return fmt.Errorf("copy %.256q: %w", header.Name, err)
 		}
 	}
 	return reason.Wrap(reason.ArtifactInvalid, layer.Add(header.Name, in))
-}
-
-// entryContent reads one entry until its context ends, and blames the tar for what
-// else goes wrong. It lives no longer than the call that made it.
-type entryContent struct {
-	ctx context.Context //nolint:containedctx // bound for the length of one copy
-	tr  *tar.Reader
-}
-
-func (c entryContent) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := c.tr.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = reason.Wrap(reason.ArtifactInvalid, err)
-	}
-	return n, err
 }

@@ -124,7 +124,7 @@ func (c *converter) store(ctx context.Context, blob *estargz.Blob) (_ Layer, err
 		return Layer{}, err
 	}
 	digester := digest.Canonical.Digester()
-	size, err := io.Copy(io.MultiWriter(f, digester.Hash()), cancelled{ctx, blob})
+	size, err := io.Copy(io.MultiWriter(f, digester.Hash()), source.Within(ctx, blob))
 	if err = errors.Join(err, f.Close()); err != nil {
 		_ = os.Remove(path) // best effort: err is what matters
 		return Layer{}, fmt.Errorf("write layer: %w", err)
@@ -169,17 +169,4 @@ func kept(annotations map[string]string) map[string]string {
 		}
 	}
 	return left
-}
-
-// cancelled ends reading with its context. It lives no longer than one copy.
-type cancelled struct {
-	ctx context.Context //nolint:containedctx // bound for the length of one copy
-	r   io.Reader
-}
-
-func (c cancelled) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -50,26 +50,8 @@ func copyEntry(ctx context.Context, tw *tar.Writer, tr *tar.Reader, header *tar.
 	if err != nil {
 		return reason.Wrap(reason.ArtifactInvalid, err)
 	}
-	_, err = io.Copy(tw, entryContent{ctx, tr})
+	_, err = io.Copy(tw, source.Entry(ctx, tr))
 	return err
-}
-
-// entryContent reads one entry until its context ends, and blames the tar for what
-// else goes wrong. It lives no longer than the call that made it.
-type entryContent struct {
-	ctx context.Context //nolint:containedctx // bound for the length of one copy
-	tr  *tar.Reader
-}
-
-func (c entryContent) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := c.tr.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = reason.Wrap(reason.ArtifactInvalid, err)
-	}
-	return n, err
 }
 
 // written counts what is written, up to a limit.

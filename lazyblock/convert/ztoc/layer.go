@@ -126,7 +126,7 @@ func (b *builder) plain(ctx context.Context, t *table) error {
 
 // whole reads the layer's file from its beginning until its context ends.
 func (b *builder) whole(ctx context.Context) io.Reader {
-	return bufio.NewReaderSize(cancelled{ctx, io.NewSectionReader(b.file, 0, b.size)}, 1<<20)
+	return bufio.NewReaderSize(source.Within(ctx, io.NewSectionReader(b.file, 0, b.size)), 1<<20)
 }
 
 // contents lists what the tar r holds, reads r to its end, and checks the diff ID.
@@ -147,7 +147,7 @@ func (b *builder) contents(ctx context.Context, r io.Reader, t *table) error {
 
 func (b *builder) addSpan(ctx context.Context, t *table, span extent) error {
 	digester := digest.Canonical.Digester()
-	if _, err := io.Copy(digester.Hash(), cancelled{ctx, io.NewSectionReader(b.file, span.at, span.length)}); err != nil {
+	if _, err := io.Copy(digester.Hash(), source.Within(ctx, io.NewSectionReader(b.file, span.at, span.length))); err != nil {
 		return fmt.Errorf("hash span: %w", err)
 	}
 	t.spans = append(t.spans, digester.Digest())
@@ -166,17 +166,4 @@ func (l *limited) Read(p []byte) (int, error) {
 		return 0, reason.Errorf(reason.ArtifactInvalid, "%w", source.ErrTooLarge)
 	}
 	return n, err
-}
-
-// cancelled ends reading with its context. It lives no longer than one layer.
-type cancelled struct {
-	ctx context.Context //nolint:containedctx // bound for the length of one layer
-	r   io.Reader
-}
-
-func (c cancelled) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
