@@ -74,15 +74,15 @@ func Open(ctx context.Context, id string, layers []Layer, opts Options) (_ lazyb
 			return lazyblock.Volume{}, fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
-	device := &device{id: id, contents: contents}
+	disk := &disk{contents: contents}
 	start := erofs.HeadBlocks(blockBits, 0)
-	if device.places, start, err = place(tree, start); err != nil {
+	if disk.places, start, err = place(tree, start); err != nil {
 		return lazyblock.Volume{}, err
 	}
-	if device.metadata, err = encode(ctx, tree, start, id); err != nil {
+	if disk.metadata, err = encode(ctx, tree, start, id); err != nil {
 		return lazyblock.Volume{}, err
 	}
-	return lazyblock.Volume{FSType: "erofs", Primary: device}, nil
+	return lazyblock.Volume{FSType: "erofs", Primary: lazyblock.NewDevice(id, disk, disk)}, nil
 }
 
 // checkEvery is how many entries are taken between looks at the context.

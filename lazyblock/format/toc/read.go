@@ -32,7 +32,7 @@ func (p *piece) end() int64 { return p.at + int64(len(p.dst)) }
 
 // scatter fills every piece. Small files that are neighbours in a layer are read
 // together, the rest side by side, because each may cost a round trip.
-func (d *device) scatter(ctx context.Context, pieces []piece) error {
+func (d *disk) scatter(ctx context.Context, pieces []piece) error {
 	first := runLength(pieces)
 	if first == len(pieces) {
 		return d.readRun(ctx, pieces)
@@ -62,7 +62,7 @@ func runLength(pieces []piece) int {
 }
 
 // readRun reads pieces of one layer with one read of its content.
-func (d *device) readRun(ctx context.Context, run []piece) error {
+func (d *disk) readRun(ctx context.Context, run []piece) error {
 	first, last := &run[0], &run[len(run)-1]
 	dst := first.dst
 	if len(run) > 1 {
