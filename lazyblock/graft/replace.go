@@ -33,14 +33,9 @@ const finishTimeout = time.Minute
 // Of several calls for one chain the later wait for the earlier. A chain that
 // holds plain content already is left alone, and that is no error.
 func (g *Grafter) Replace(ctx context.Context, chain digest.Digest, fill func(ctx context.Context, dir string) error) (err error) {
-	held, err := g.locks.acquire(ctx, hold{real: []digest.Digest{chain}, alone: true})
+	release, err := g.takeAlone(ctx, chain)
 	if err != nil {
-		return fmt.Errorf("wait for chain %s: %w", chain, err)
-	}
-	defer held.release(func(digest.Digest) {})
-	release, err := g.keep(ctx, chain)
-	if err != nil {
-		return reason.Wrap(reason.GraftFailed, err)
+		return err
 	}
 	defer release()
 	graft, err := g.find(ctx, chain)
@@ -56,6 +51,22 @@ func (g *Grafter) Replace(ctx context.Context, chain digest.Digest, fill func(ct
 		}
 	}
 	return reason.Wrap(reason.GraftFailed, g.replace(ctx, graft))
+}
+
+// takeAlone waits until no other call may change what is under chain, and leases it.
+// release undoes both.
+func (g *Grafter) takeAlone(ctx context.Context, chain digest.Digest) (release func(), err error) {
+	held, err := g.locks.acquire(ctx, hold{real: []digest.Digest{chain}, alone: true})
+	if err != nil {
+		return nil, fmt.Errorf("wait for chain %s: %w", chain, err)
+	}
+	unlock := func() { held.release(func(digest.Digest) {}) }
+	unlease, err := g.keep(ctx, chain)
+	if err != nil {
+		unlock()
+		return nil, reason.Wrap(reason.GraftFailed, err)
+	}
+	return func() { unlease(); unlock() }, nil
 }
 
 // keep leases the chain, so that garbage collection leaves it alone until

@@ -50,14 +50,9 @@ func (g *Grafter) Standing(ctx context.Context) (grafts, suspects, materialised 
 // one chain the later wait for the earlier; what is no suspect is left alone, and
 // that is no error. After an error the suspicion stays.
 func (g *Grafter) Clear(ctx context.Context, chain digest.Digest, mend func(ctx context.Context, layer Layer) error) error {
-	held, err := g.locks.acquire(ctx, hold{real: []digest.Digest{chain}, alone: true})
+	release, err := g.takeAlone(ctx, chain)
 	if err != nil {
-		return fmt.Errorf("wait for chain %s: %w", chain, err)
-	}
-	defer held.release(func(digest.Digest) {})
-	release, err := g.keep(ctx, chain)
-	if err != nil {
-		return reason.Wrap(reason.GraftFailed, err)
+		return err
 	}
 	defer release()
 	info, err := g.snapshots.Stat(g.context(ctx), chain.String())
