@@ -37,11 +37,6 @@ func (n *Node) PointHost(host string, endpoints ...Endpoint) error {
 	return nil
 }
 
-// ForgetHost undoes PointHost.
-func (n *Node) ForgetHost(host string) error {
-	return os.RemoveAll(n.path("certs.d", host))
-}
-
 func (e Endpoint) write(b *strings.Builder) {
 	capabilities := e.Capabilities
 	if len(capabilities) == 0 {

@@ -154,9 +154,6 @@ func (n *Node) Snapshots() string {
 // Version is the containerd version that runs.
 func (n *Node) Version() string { return n.opts.Containerd }
 
-// PID is containerd's process id.
-func (n *Node) PID() int { return n.proc.pid() }
-
 // CRI returns the client that talks to containerd directly, for both services.
 func (n *Node) CRI() *Client { return n.cri }
 

@@ -89,9 +89,6 @@ func (s *Snapshotter) Start(ctx context.Context) error {
 // Root is the snapshotter's folder, where it keeps snapshots, mounts and caches.
 func (s *Snapshotter) Root() string { return s.node.path(s.node.opts.Snapshotter) }
 
-// PID is the snapshotter's process id.
-func (s *Snapshotter) PID() int { return s.proc.pid() }
-
 // Reconfigure changes the configuration for the next Start.
 func (s *Snapshotter) Reconfigure(config string) { s.opts.Config = config }
 
