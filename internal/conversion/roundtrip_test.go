@@ -1,7 +1,6 @@
 package conversion_test
 
 import (
-	"bytes"
 	"context"
 	"path/filepath"
 	"testing"
@@ -22,23 +21,11 @@ import (
 	"github.com/referee-cri/referee/lazyblock/format/zstdchunked"
 )
 
-// blob is one of a registry's, in memory.
-type blob struct{ *bytes.Reader }
-
-func (b blob) Size() int64 { return b.Reader.Size() }
-
-func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	return b.ReadAt(p, off)
-}
-
 // blobs fetches what descriptors name.
 func blobs(t *testing.T, reg *regtest.Registry, descriptors []ocispec.Descriptor) (fetched []lazyblock.FormBlob) {
 	t.Helper()
 	for _, d := range descriptors {
-		fetched = append(fetched, lazyblock.FormBlob{RangeReader: blob{bytes.NewReader(fetchBytes(t, reg, d))}, Descriptor: d})
+		fetched = append(fetched, lazyblock.FormBlob{RangeReader: lazyblock.InMemory(fetchBytes(t, reg, d)), Descriptor: d})
 	}
 	return fetched
 }

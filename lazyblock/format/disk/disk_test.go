@@ -2,7 +2,6 @@ package disk_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,20 +25,8 @@ import (
 	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
-// blob is a registry blob in memory.
-type blob []byte
-
-func (b blob) Size() int64 { return int64(len(b)) }
-
-func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	return bytes.NewReader(b).ReadAt(p, off)
-}
-
 func form(mediaType string, b []byte) lazyblock.Form {
-	return lazyblock.Form{ID: "disk", Layers: []lazyblock.FormBlob{{RangeReader: blob(b), Descriptor: ocispec.Descriptor{MediaType: mediaType, Size: int64(len(b))}}}}
+	return lazyblock.Form{ID: "disk", Layers: []lazyblock.FormBlob{{RangeReader: lazyblock.InMemory(b), Descriptor: ocispec.Descriptor{MediaType: mediaType, Size: int64(len(b))}}}}
 }
 
 // run runs a program of the system.

@@ -1,7 +1,6 @@
 package formattest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -118,16 +117,4 @@ func (i Image) whole(wrap func(index int, data []byte) lazyblock.RangeReader) la
 	return i.form(len(i.Layers), wrap)
 }
 
-// memory is a blob in memory.
-type memory struct{ *bytes.Reader }
-
-func (m memory) Size() int64 { return m.Reader.Size() }
-
-func (m memory) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	return m.ReadAt(p, off)
-}
-
-func inMemory(_ int, data []byte) lazyblock.RangeReader { return memory{bytes.NewReader(data)} }
+func inMemory(_ int, data []byte) lazyblock.RangeReader { return lazyblock.InMemory(data) }

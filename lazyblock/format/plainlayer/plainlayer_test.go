@@ -15,17 +15,9 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 )
 
-type memory struct{ *bytes.Reader }
-
-func (m memory) Size() int64 { return m.Reader.Size() }
-
-func (m memory) ReadRange(_ context.Context, p []byte, off int64) (int, error) {
-	return m.ReadAt(p, off)
-}
-
 // blobOf is a layer's blob, which is said to have the content of said.
 func blobOf(data, said []byte) lazyblock.FormBlob {
-	return lazyblock.FormBlob{RangeReader: memory{bytes.NewReader(data)}, Descriptor: ocispec.Descriptor{Digest: digest.FromBytes(said), Size: int64(len(said))}}
+	return lazyblock.FormBlob{RangeReader: lazyblock.InMemory(data), Descriptor: ocispec.Descriptor{Digest: digest.FromBytes(said), Size: int64(len(said))}}
 }
 
 // makeTar has two files, the first of two spans.

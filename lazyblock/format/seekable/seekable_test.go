@@ -14,24 +14,13 @@ import (
 
 	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/format/seekable"
 )
 
-// blob is a registry blob in memory.
-type blob []byte
-
-func (b blob) Size() int64 { return int64(len(b)) }
-
-func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	return bytes.NewReader(b).ReadAt(p, off)
-}
-
 // compress writes content in frames of the given length with another project's
 // writer.
-func compress(t testing.TB, content []byte, frame int) blob {
+func compress(t testing.TB, content []byte, frame int) lazyblock.InMemory {
 	t.Helper()
 	return fsimage.SeekableZstd(t, content, frame)
 }
@@ -111,7 +100,7 @@ func TestBrokenTablesAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := seekable.Open(t.Context(), blob(tc.change(bytes.Clone(good))), nil)
+			_, err := seekable.Open(t.Context(), lazyblock.InMemory(tc.change(bytes.Clone(good))), nil)
 			if reason.Of(err) != tc.code || !strings.Contains(fmt.Sprint(err), tc.says) {
 				t.Errorf("error %v (%s), want %s that says %q", err, reason.Of(err), tc.code, tc.says)
 			}
@@ -132,7 +121,7 @@ func TestWrongFramesAreNotHandedOut(t *testing.T) {
 			t.Parallel()
 			b := bytes.Clone(good)
 			change(b)
-			r, err := seekable.Open(t.Context(), blob(b), nil)
+			r, err := seekable.Open(t.Context(), lazyblock.InMemory(b), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +138,7 @@ func TestWrongFramesAreNotHandedOut(t *testing.T) {
 
 // rotten gives wrong bytes until they are invalidated.
 type rotten struct {
-	blob
+	lazyblock.InMemory
 
 	mu     sync.Mutex
 	wrong  map[int64]bool // offsets whose bytes are flipped
@@ -157,7 +146,7 @@ type rotten struct {
 }
 
 func (r *rotten) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	n, err := r.blob.ReadRange(ctx, p, off)
+	n, err := r.InMemory.ReadRange(ctx, p, off)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for at := range r.wrong {
@@ -184,7 +173,7 @@ func TestWhatRottedInTheCacheIsReadAgain(t *testing.T) {
 	t.Parallel()
 	content := mixed(100_000)
 	good := compress(t, content, 30_000)
-	r := &rotten{blob: good, wrong: map[int64]bool{int64(len(good) - 9 - 12): true, 1000: true}}
+	r := &rotten{InMemory: good, wrong: map[int64]bool{int64(len(good) - 9 - 12): true, 1000: true}}
 	reader, err := seekable.Open(t.Context(), r, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +190,7 @@ func TestWhatRottedInTheCacheIsReadAgain(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte(compress(f, mixed(3000), 1000)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := seekable.Open(t.Context(), blob(b), nil)
+		r, err := seekable.Open(t.Context(), lazyblock.InMemory(b), nil)
 		if err != nil {
 			return
 		}

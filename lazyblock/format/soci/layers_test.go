@@ -187,7 +187,7 @@ func TestLayersWithoutATableHaveBounds(t *testing.T) {
 	t.Run("other bytes than its digest's", func(t *testing.T) {
 		t.Parallel()
 		form := formOf(gz, nil)
-		form.Layers[0].RangeReader = bytesReader(compress(t, makeTar(t, 2, 999), 0))
+		form.Layers[0].RangeReader = lazyblock.InMemory(compress(t, makeTar(t, 2, 999), 0))
 		if _, err := Open(t.Context(), form, Options{}); reason.Of(err) != reason.DigestMismatch {
 			t.Errorf("got %v", err)
 		}
@@ -233,7 +233,7 @@ func TestPrefetchArtifactsBecomeHints(t *testing.T) {
 			artifact := blobOf([]byte(tc.artifact), form.Tables[0].Descriptor.Annotations)
 			artifact.Descriptor.MediaType = mediaTypePrefetch
 			if tc.artifact == "" {
-				artifact.RangeReader = bytesReader("{}")
+				artifact.RangeReader = lazyblock.InMemory("{}")
 			}
 			form.Tables = append(form.Tables, artifact)
 			v := open(t, form)

@@ -1,10 +1,8 @@
 package soci
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,29 +23,10 @@ const (
 	indexV2       = "sha256:13f08019f2524bedc562cc5c4cf73335648c8316863f871b0f0ac6c315f292fc"
 )
 
-// bytesReader is a blob in memory.
-type bytesReader []byte
-
-func (r bytesReader) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	if off >= int64(len(r)) {
-		return 0, io.EOF
-	}
-	n := copy(p, r[off:])
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (r bytesReader) Size() int64 { return int64(len(r)) }
-
 // blobOf is a blob of a form with these bytes.
 func blobOf(data []byte, annotations map[string]string) lazyblock.FormBlob {
 	return lazyblock.FormBlob{
-		RangeReader: bytesReader(data),
+		RangeReader: lazyblock.InMemory(data),
 		Descriptor:  ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data)), Annotations: annotations},
 	}
 }
@@ -69,7 +48,7 @@ func layoutBlobs(t testing.TB, manifest string) []lazyblock.FormBlob {
 	}
 	blobs := make([]lazyblock.FormBlob, len(m.Layers))
 	for i, d := range m.Layers {
-		blobs[i] = lazyblock.FormBlob{RangeReader: bytesReader(read(d.Digest)), Descriptor: d}
+		blobs[i] = lazyblock.FormBlob{RangeReader: lazyblock.InMemory(read(d.Digest)), Descriptor: d}
 	}
 	return blobs
 }

@@ -14,7 +14,7 @@ func ofReference(t testing.TB, manifest string) []formattest.Blob {
 	t.Helper()
 	var blobs []formattest.Blob
 	for _, blob := range layoutBlobs(t, manifest) {
-		data, ok := blob.RangeReader.(inMemory)
+		data, ok := blob.RangeReader.(lazyblock.InMemory)
 		if !ok {
 			t.Fatalf("a blob is a %T", blob.RangeReader)
 		}

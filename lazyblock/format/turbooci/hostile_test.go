@@ -50,7 +50,7 @@ func pack(t testing.TB, members map[string][]byte) []byte {
 // formOf is a form of one archive over one layer.
 func formOf(layer, archive []byte, annotations ...string) lazyblock.Form {
 	blob := func(data []byte) lazyblock.FormBlob {
-		return lazyblock.FormBlob{RangeReader: inMemory(data), Descriptor: ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}}
+		return lazyblock.FormBlob{RangeReader: lazyblock.InMemory(data), Descriptor: ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data))}}
 	}
 	form := lazyblock.Form{ID: "test", Layers: []lazyblock.FormBlob{blob(layer)}, Tables: []lazyblock.FormBlob{blob(archive)}}
 	target, kind := annotationsTarget[0], annotationsTargetType[0]

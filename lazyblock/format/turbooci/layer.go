@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"path"
 
@@ -94,21 +93,4 @@ func readMember(r io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.Clone(b.Bytes()), nil
-}
-
-// inMemory is a blob in memory.
-type inMemory []byte
-
-var _ lazyblock.RangeReader = inMemory(nil)
-
-func (m inMemory) Size() int64 { return int64(len(m)) }
-
-func (m inMemory) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	if off < 0 {
-		return 0, fmt.Errorf("read at %d", off)
-	}
-	return bytes.NewReader(m).ReadAt(p, off)
 }

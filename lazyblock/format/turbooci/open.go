@@ -107,7 +107,7 @@ func openLayer(ctx context.Context, table lazyblock.FormBlob, originals []lazybl
 	if err != nil {
 		return overlaybd.Layer{}, err
 	}
-	return overlaybd.Layer{Blob: inMemory(a.fs), Remote: remote}, nil
+	return overlaybd.Layer{Blob: lazyblock.InMemory(a.fs), Remote: remote}, nil
 }
 
 // openTarget reads the tar of an original layer.

@@ -42,7 +42,7 @@ func layoutBlobs(t testing.TB, manifest string) []lazyblock.FormBlob {
 	}
 	blobs := make([]lazyblock.FormBlob, len(m.Layers))
 	for i, d := range m.Layers {
-		blobs[i] = lazyblock.FormBlob{RangeReader: inMemory(read(d.Digest)), Descriptor: d}
+		blobs[i] = lazyblock.FormBlob{RangeReader: lazyblock.InMemory(read(d.Digest)), Descriptor: d}
 	}
 	return blobs
 }
