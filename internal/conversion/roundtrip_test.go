@@ -2,14 +2,12 @@ package conversion_test
 
 import (
 	"context"
-	"path/filepath"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/internal/conversion"
 	"github.com/referee-cri/referee/internal/regtest"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/convert/stargz"
@@ -34,10 +32,7 @@ func blobs(t *testing.T, reg *regtest.Registry, descriptors []ocispec.Descriptor
 // what was chosen with this version's readers and lets the kernel list it.
 func TestFormsMountAsTheImage(t *testing.T) {
 	t.Parallel()
-	want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), "tiny.tree.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := treecmp.Recorded(t, "tiny.tree.jsonl")
 	for name, tc := range map[string]struct {
 		target  conversion.Target
 		open    func(context.Context, lazyblock.Form) (lazyblock.Volume, error)
@@ -87,13 +82,7 @@ func TestFormsMountAsTheImage(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = volume.Close() })
-			got, err := treecmp.List(formattest.Mount(t, volume))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range treecmp.Diff(want, got, append(tc.ignores, formattest.CountsWhiteout)...) {
-				t.Error(d)
-			}
+			treecmp.ExpectAt(t, want, formattest.Mount(t, volume), append(tc.ignores, formattest.CountsWhiteout)...)
 		})
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"golang.org/x/sys/unix"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/erofs"
@@ -74,7 +75,7 @@ func mountOverlay(t *testing.T, uppers []string) string {
 	if err := unix.Mount("overlay", dir, "overlay", unix.MS_RDONLY, options); err != nil {
 		t.Fatalf("mount overlay: %v", err)
 	}
-	t.Cleanup(func() { unmount(t, dir) })
+	t.Cleanup(func() { fsimage.Unmount(t, dir) })
 	return dir
 }
 
@@ -170,7 +171,7 @@ func makeRandomLayer(t *testing.T, random *rand.Rand, opaque bool) []byte {
 // stacks with what overlayfs shows of them.
 func TestRandomLayersLookAsContainerdUnpacksThem(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	fsimage.NeedRoot(t)
 	stacks := 12
 	if testing.Short() {
 		stacks = 6
@@ -208,8 +209,8 @@ func compareRandomStack(t *testing.T, seed uint64) (unpacked int) {
 			t.Fatal(err)
 		}
 		image := writeDisk(t, layers...)
-		fsck(t, image)
-		got, err := treecmp.List(mountFile(t, image))
+		fsimage.CheckEROFS(t, image)
+		got, err := treecmp.List(fsimage.MountFile(t, image))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/erofs"
@@ -59,9 +60,9 @@ func TestExtremesMount(t *testing.T) {
 			}
 			image := writeDisk(t, tars...)
 			if name != "deepest tree" { // fsck.erofs 1.5 overflows its stack on a thousand levels
-				fsck(t, image)
+				fsimage.CheckEROFS(t, image)
 			}
-			expectTree(t, want, mountFile(t, image))
+			treecmp.ExpectAt(t, want, fsimage.MountFile(t, image))
 		})
 	}
 }
@@ -123,7 +124,7 @@ func TestFileOverFourGiB(t *testing.T) {
 	if err := f.Truncate(int64(d.end) << blockBits); err != nil {
 		t.Fatal(err)
 	}
-	mounted, err := os.Open(filepath.Join(mountFile(t, path), "large"))
+	mounted, err := os.Open(filepath.Join(fsimage.MountFile(t, path), "large"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func TestSparseTarFiles(t *testing.T) {
 			}
 			f.Close()
 			image := writeDisk(t, gnuTar(t, source, strings.Fields("--sparse --format="+format)...))
-			got, err := treecmp.List(mountFile(t, image))
+			got, err := treecmp.List(fsimage.MountFile(t, image))
 			if err != nil {
 				t.Fatal(err)
 			}

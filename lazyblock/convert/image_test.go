@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
@@ -61,8 +62,8 @@ func TestLayersOfAnyCompressionAndMediaType(t *testing.T) {
 		t.Fatal(err)
 	}
 	image := mergedDisk(t, result.Layers)
-	fsck(t, image)
-	expectTree(t, want, mountFile(t, image))
+	fsimage.CheckEROFS(t, image)
+	treecmp.ExpectAt(t, want, fsimage.MountFile(t, image))
 }
 
 func TestResultDescribesFilesAndConfig(t *testing.T) {
@@ -119,7 +120,7 @@ func hashes(layers []Layer) (all []digest.Digest) {
 
 //nolint:paralleltest // it changes GOMAXPROCS
 func TestSameImageSameBytes(t *testing.T) {
-	store, desc := reference(t, "tiny")
+	store, desc := imagetest.Reference(t, "tiny")
 	var want []digest.Digest
 	for _, procs := range []int{1, 2, 5} {
 		old := runtime.GOMAXPROCS(procs)
@@ -203,15 +204,7 @@ func TestWrongImagesAreRefused(t *testing.T) {
 			if err == nil {
 				t.Fatalf("converted to %+v", result)
 			}
-			if got := reason.Of(err); got != tc.want {
-				t.Errorf("code %q, want %q: %v", got, tc.want, err)
-			}
-			if tc.is != nil && !errors.Is(err, tc.is) {
-				t.Errorf("error does not wrap %v: %v", tc.is, err)
-			}
-			if left, err := os.ReadDir(work); err != nil || len(left) > 0 {
-				t.Errorf("files left behind: %v, %v", left, err)
-			}
+			imagetest.ExpectRefused(t, err, tc.want, tc.is, work)
 		})
 	}
 }
@@ -253,8 +246,8 @@ func TestDiskGrowsOnlyWhenALayerNeedsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		merged := mergedDisk(t, layers)
-		fsck(t, merged)
-		expectTree(t, want, mountFile(t, merged))
+		fsimage.CheckEROFS(t, merged)
+		treecmp.ExpectAt(t, want, fsimage.MountFile(t, merged))
 	}
 }
 

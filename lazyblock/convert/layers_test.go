@@ -3,8 +3,6 @@ package convert
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,11 +15,13 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
 // with reads an image and converts it as f does.
@@ -46,27 +46,23 @@ func mountLayers(t *testing.T, layers []Layer) string {
 	t.Helper()
 	var lower []string
 	for _, layer := range slices.Backward(layers) {
-		lower = append(lower, mountFile(t, layer.Path))
+		lower = append(lower, fsimage.MountFile(t, layer.Path))
 	}
 	return mountOverlay(t, lower)
 }
 
 func TestErofsLayersAddUpToTheRecordedTree(t *testing.T) {
 	t.Parallel()
-	store, desc := reference(t, "tiny")
+	store, desc := imagetest.Reference(t, "tiny")
 	result, err := with(Layers)(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, layer := range result.Layers {
-		fsck(t, layer.Path)
+		fsimage.CheckEROFS(t, layer.Path)
 	}
 	for n := 1; n <= len(result.Layers); n++ {
-		name := "tiny.tree.jsonl"
-		if n < len(result.Layers) {
-			name = fmt.Sprintf("tiny.prefix%d.tree.jsonl", n)
-		}
-		expectTree(t, recorded(t, name), mountLayers(t, result.Layers[:n]), countsWhiteout)
+		treecmp.ExpectAt(t, formattest.TinyTrees(t)[n-1], mountLayers(t, result.Layers[:n]), formattest.CountsWhiteout)
 	}
 }
 
@@ -75,19 +71,19 @@ func TestADiskHoldsTheRecordedTree(t *testing.T) {
 	for _, tag := range []string{"tiny", "tiny-lower-link"} {
 		t.Run(tag, func(t *testing.T) {
 			t.Parallel()
-			store, desc := reference(t, tag)
+			store, desc := imagetest.Reference(t, tag)
 			result, err := with(flat(false))(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
 			if err != nil {
 				t.Fatal(err)
 			}
 			disk := result.Layers[0].Path
-			fsck(t, disk)
-			ignores := []treecmp.Ignore{countsWhiteout}
+			fsimage.CheckEROFS(t, disk)
+			ignores := []treecmp.Ignore{formattest.CountsWhiteout}
 			if tag == "tiny-lower-link" {
 				ignores = []treecmp.Ignore{{Path: "/nasty/xattr/trusted", Field: treecmp.FieldXattrs, Why: "the recording unpacker keeps trusted.lab, containerd drops it"}}
 			}
-			expectTree(t, recorded(t, tag+".tree.jsonl"), mountFile(t, disk), ignores...)
-			expectTree(t, recorded(t, tag+".tree.jsonl"), mountLoop(t, disk), ignores...)
+			treecmp.ExpectAt(t, treecmp.Recorded(t, tag+".tree.jsonl"), fsimage.MountFile(t, disk), ignores...)
+			treecmp.ExpectAt(t, treecmp.Recorded(t, tag+".tree.jsonl"), fsimage.MountLoop(t, "erofs", disk), ignores...)
 		})
 	}
 }
@@ -99,7 +95,7 @@ func TestCompressedDiskIsOrdinaryZstd(t *testing.T) {
 	if err != nil {
 		t.Skip("zstd is not installed")
 	}
-	store, desc := reference(t, "tiny")
+	store, desc := imagetest.Reference(t, "tiny")
 	var disks [][]byte
 	for _, compress := range []bool{false, true} {
 		result, err := with(flat(compress))(t.Context(), store, desc, Options{WorkDir: t.TempDir()})
@@ -145,7 +141,7 @@ func TestADiskHasNoRoomForWhatIsGone(t *testing.T) {
 
 func TestFormsWithoutLayersOfDisksAreDeterministic(t *testing.T) {
 	t.Parallel()
-	store, desc := reference(t, "tiny")
+	store, desc := imagetest.Reference(t, "tiny")
 	for name, convert := range map[string]func(context.Context, *source.Image, Options) (*Result, error){
 		"EROFS layers": Layers, "disk": flat(false), "compressed disk": flat(true),
 	} {
@@ -217,12 +213,10 @@ func TestWrongImagesAreNoLayersAndNoDisk(t *testing.T) {
 				store, desc := tc.image.Store(t)
 				work := t.TempDir()
 				result, err := with(convert)(t.Context(), store, desc, Options{WorkDir: work, MaxSize: 1 << 20})
-				if got := reason.Of(err); err == nil || got != tc.want || tc.is != nil && !errors.Is(err, tc.is) {
-					t.Errorf("converted to %+v, code %q, want %q: %v", result, got, tc.want, err)
+				if err == nil {
+					t.Fatalf("converted to %+v", result)
 				}
-				if left, err := os.ReadDir(work); err != nil || len(left) > 0 {
-					t.Errorf("files left behind: %v, %v", left, err)
-				}
+				imagetest.ExpectRefused(t, err, tc.want, tc.is, work)
 			})
 		}
 	}

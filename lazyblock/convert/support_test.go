@@ -6,96 +6,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content"
 
-	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
-
-// needRoot skips tests that mount.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-}
-
-// mountFile mounts an EROFS image by mount(2), without a loop device.
-func mountFile(t testing.TB, image string) string {
-	t.Helper()
-	needRoot(t)
-	dir := t.TempDir()
-	err := unix.Mount(image, dir, "erofs", unix.MS_RDONLY, "")
-	if err == unix.ENOTBLK {
-		t.Skip("mounting EROFS from a file needs Linux 6.12")
-	}
-	if err != nil {
-		t.Fatalf("mount %s: %v", image, err)
-	}
-	t.Cleanup(func() { unmount(t, dir) })
-	return dir
-}
-
-// mountLoop mounts an EROFS image through a loop device, as older kernels need it.
-func mountLoop(t testing.TB, image string) string {
-	t.Helper()
-	needRoot(t)
-	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "erofs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount -o loop %s: %v: %s", image, err, out)
-	}
-	t.Cleanup(func() { unmount(t, dir) })
-	return dir
-}
-
-// unmount waits for what a process forked meanwhile still holds open until it execs.
-func unmount(t testing.TB, dir string) {
-	err := unix.Unmount(dir, 0)
-	for deadline := time.Now().Add(10 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(dir, 0) {
-		runtime.Gosched()
-	}
-	if err != nil {
-		t.Errorf("unmount %s: %v", dir, err)
-		_ = unix.Unmount(dir, unix.MNT_DETACH)
-	}
-}
-
-// fsck runs the checker of erofs-utils over an image.
-func fsck(t testing.TB, image string) {
-	t.Helper()
-	tool, err := exec.LookPath("fsck.erofs")
-	if err != nil {
-		t.Log("not checked: no fsck.erofs here")
-		return
-	}
-	if out, err := exec.CommandContext(t.Context(), tool, "--extract", image).CombinedOutput(); err != nil {
-		t.Errorf("fsck.erofs %s: %v: %s", image, err, out)
-	}
-}
-
-// expectTree lists what is mounted at dir and compares it in full.
-func expectTree(t testing.TB, want treecmp.Tree, dir string, ignores ...treecmp.Ignore) {
-	t.Helper()
-	got, err := treecmp.List(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(got) < 2 && len(want) > 1 {
-		t.Fatalf("the mounted tree is empty, want %d paths", len(want))
-	}
-	for _, d := range treecmp.Diff(want, got, ignores...) {
-		t.Error(d)
-	}
-}
 
 // imageFrom reads and converts an image.
 func imageFrom(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor, opts Options) (*Result, error) {

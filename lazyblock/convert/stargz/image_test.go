@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,11 +20,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/convert/source"
@@ -84,14 +81,7 @@ func open(t *testing.T, layer stargz.Layer) (*estargz.Reader, estargz.TOCEntryVe
 // through the formats' own library, and compares it with the file in the tar.
 func TestEveryChunkStandsAlone(t *testing.T) {
 	t.Parallel()
-	store, err := oci.NewFromFS(t.Context(), os.DirFS(filepath.Join(testdata.Dir(t, "reference"), "tiny")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	desc, err := store.Resolve(t.Context(), "tiny")
-	if err != nil {
-		t.Fatal(err)
-	}
+	store, desc := imagetest.Reference(t, "tiny")
 	for _, format := range formats {
 		t.Run(format.String(), func(t *testing.T) {
 			t.Parallel()
@@ -359,15 +349,7 @@ func TestWrongImagesAreRefused(t *testing.T) {
 				if err == nil {
 					t.Fatalf("converted to %+v", result)
 				}
-				if got := reason.Of(err); got != tc.want {
-					t.Errorf("code %q, want %q: %v", got, tc.want, err)
-				}
-				if tc.is != nil && !errors.Is(err, tc.is) {
-					t.Errorf("error does not wrap %v: %v", tc.is, err)
-				}
-				if left, err := os.ReadDir(work); err != nil || len(left) > 0 {
-					t.Errorf("files left behind: %v, %v", left, err)
-				}
+				imagetest.ExpectRefused(t, err, tc.want, tc.is, work)
 			})
 		}
 	}

@@ -9,15 +9,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/lazyblock/convert/imagetest"
 	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/convert/ztoc"
@@ -49,14 +46,7 @@ func build(ctx context.Context, t *testing.T, image imagetest.Image, opts ztoc.O
 // SOCI's own tool made them with.
 func TestSameBytesAsSOCI(t *testing.T) {
 	t.Parallel()
-	store, err := oci.NewFromFS(t.Context(), os.DirFS(filepath.Join(testdata.Dir(t, "reference"), "tiny")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	desc, err := store.Resolve(t.Context(), "tiny")
-	if err != nil {
-		t.Fatal(err)
-	}
+	store, desc := imagetest.Reference(t, "tiny")
 	image, err := source.Read(t.Context(), store, desc)
 	if err != nil {
 		t.Fatal(err)

@@ -2,11 +2,13 @@ package formattest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
@@ -59,6 +61,29 @@ func Reference(t testing.TB, folder, tag string) []Blob {
 	return blobs
 }
 
+// Layers reads the layers, of whatever type, of a manifest in the reference data's
+// first layout: the image, or what is attached to it, which no tag names.
+func Layers(t testing.TB, manifest digest.Digest) []Blob {
+	t.Helper()
+	dir := filepath.Join(testdata.Dir(t, "reference"), "tiny", "blobs", "sha256")
+	read := func(d digest.Digest) []byte {
+		data, err := os.ReadFile(filepath.Join(dir, d.Encoded()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(read(manifest), &m); err != nil {
+		t.Fatal(err)
+	}
+	blobs := make([]Blob, len(m.Layers))
+	for i, d := range m.Layers {
+		blobs[i] = Blob{d, read(d.Digest)}
+	}
+	return blobs
+}
+
 func isLayer(d ocispec.Descriptor) bool {
 	switch d.MediaType {
 	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd:
@@ -77,10 +102,7 @@ func TinyTrees(t testing.TB) []treecmp.Tree {
 		if i+1 < len(trees) {
 			name = fmt.Sprintf("tiny.prefix%d.tree.jsonl", i+1)
 		}
-		var err error
-		if trees[i], err = treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), name)); err != nil {
-			t.Fatal(err)
-		}
+		trees[i] = treecmp.Recorded(t, name)
 	}
 	return trees
 }

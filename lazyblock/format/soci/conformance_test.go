@@ -10,20 +10,6 @@ import (
 	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
-// ofReference are blobs of the reference data for the suite.
-func ofReference(t testing.TB, manifest string) []formattest.Blob {
-	t.Helper()
-	var blobs []formattest.Blob
-	for _, blob := range layoutBlobs(t, manifest) {
-		data, ok := blob.RangeReader.(lazyblock.InMemory)
-		if !ok {
-			t.Fatalf("a blob is a %T", blob.RangeReader)
-		}
-		blobs = append(blobs, formattest.Blob{Descriptor: blob.Descriptor, Data: data})
-	}
-	return blobs
-}
-
 // otherBytes is a damage of a blob that is compared with its digest as a whole.
 func otherBytes(name string, index int, change func([]byte) []byte) formattest.Damage {
 	damage := formattest.Corrupt(name, index, change)
@@ -33,8 +19,8 @@ func otherBytes(name string, index int, change func([]byte) []byte) formattest.D
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	layers, tables := ofReference(t, imageManifest), ofReference(t, indexV1)
-	boundTables := ofReference(t, indexV2)
+	layers, tables := formattest.Layers(t, imageManifest), formattest.Layers(t, indexV1)
+	boundTables := formattest.Layers(t, indexV2)
 	trees := formattest.TinyTrees(t)
 	ignores := []treecmp.Ignore{formattest.CountsWhiteout} // the format loses nothing
 	middle := func(b []byte) []byte { return formattest.Flip(b, len(b)/2) }

@@ -42,9 +42,9 @@ func TestLayersOfEveryShape(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, span := range []int64{10_000, 100_000, 4 << 20} {
-				expectTree(t, want, tree(t, open(t, formOf(layer, tableOf(t, layer, span).encode()))))
+				expectTree(t, want, open(t, formOf(layer, tableOf(t, layer, span).encode())))
 			}
-			expectTree(t, want, tree(t, open(t, formOf(layer, nil))))
+			expectTree(t, want, open(t, formOf(layer, nil)))
 		})
 	}
 }
@@ -59,7 +59,7 @@ func TestFirstZinfoVersionLeavesOutTheFirstCheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expectTree(t, want, tree(t, open(t, formOf(layer, table.encode()))))
+	expectTree(t, want, open(t, formOf(layer, table.encode())))
 }
 
 func TestBrokenTablesAreRefused(t *testing.T) {

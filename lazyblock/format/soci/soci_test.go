@@ -3,21 +3,20 @@ package soci
 import (
 	"fmt"
 	"testing"
+
+	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
 func TestEveryPrefixIsTheRecordedTree(t *testing.T) {
 	t.Parallel()
-	form := reference(t)
+	form, trees := reference(t), formattest.TinyTrees(t)
 	for n := 1; n <= len(form.Layers); n++ {
 		t.Run(fmt.Sprintf("%d layers", n), func(t *testing.T) {
 			t.Parallel()
-			name := "tiny.tree.jsonl"
-			if n < len(form.Layers) {
-				name = fmt.Sprintf("tiny.prefix%d.tree.jsonl", n)
-			}
 			prefix := form
 			prefix.Layers = form.Layers[:n]
-			expectTree(t, recorded(t, name), tree(t, open(t, prefix)))
+			expectTree(t, trees[n-1], open(t, prefix))
 		})
 	}
 }
@@ -31,7 +30,7 @@ func TestLayersWithoutTablesAreReadWhole(t *testing.T) {
 			t.Parallel()
 			form := form
 			form.Tables = tables[:n]
-			expectTree(t, recorded(t, "tiny.tree.jsonl"), tree(t, open(t, form)))
+			expectTree(t, treecmp.Recorded(t, "tiny.tree.jsonl"), open(t, form))
 		})
 	}
 }

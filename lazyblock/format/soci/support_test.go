@@ -1,19 +1,17 @@
 package soci
 
 import (
-	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
-	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
 // Digests of the reference data: the image, and its SOCI indexes.
@@ -29,34 +27,6 @@ func blobOf(data []byte, annotations map[string]string) lazyblock.FormBlob {
 		RangeReader: lazyblock.InMemory(data),
 		Descriptor:  ocispec.Descriptor{Digest: digest.FromBytes(data), Size: int64(len(data)), Annotations: annotations},
 	}
-}
-
-// layoutBlobs are the layers of a manifest of the reference data.
-func layoutBlobs(t testing.TB, manifest string) []lazyblock.FormBlob {
-	t.Helper()
-	dir := filepath.Join(testdata.Dir(t, "reference"), "tiny", "blobs", "sha256")
-	read := func(d digest.Digest) []byte {
-		data, err := os.ReadFile(filepath.Join(dir, d.Encoded()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(read(digest.Digest(manifest)), &m); err != nil {
-		t.Fatal(err)
-	}
-	blobs := make([]lazyblock.FormBlob, len(m.Layers))
-	for i, d := range m.Layers {
-		blobs[i] = lazyblock.FormBlob{RangeReader: lazyblock.InMemory(read(d.Digest)), Descriptor: d}
-	}
-	return blobs
-}
-
-// reference is the reference image with its tables.
-func reference(t testing.TB) lazyblock.Form {
-	t.Helper()
-	return lazyblock.Form{ID: "test", Layers: layoutBlobs(t, imageManifest), Tables: layoutBlobs(t, indexV1)}
 }
 
 // open opens a form whose volume is closed when the test ends.
@@ -80,51 +50,25 @@ func dump(t testing.TB, d lazyblock.Device) []byte {
 	return data
 }
 
-// tree mounts a volume and lists what the kernel shows.
-func tree(t testing.TB, v lazyblock.Volume) treecmp.Tree {
+// imageFile writes all of a volume to a file.
+func imageFile(t testing.TB, v lazyblock.Volume) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	if err := os.WriteFile(image, dump(t, v.Primary), 0o600); err != nil {
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, dump(t, v.Primary), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := unix.Mount(image, dir, v.FSType, unix.MS_RDONLY, "")
-	if errors.Is(err, unix.ENOTBLK) {
-		t.Skip("mounting EROFS from a file needs Linux 6.12")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	}()
-	listed, err := treecmp.List(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return listed
+	return path
 }
 
-// recorded is the tree that containerd made of the first n of the reference's layers.
-func recorded(t testing.TB, name string) treecmp.Tree {
+// reference is the reference image with its tables.
+func reference(t testing.TB) lazyblock.Form {
 	t.Helper()
-	want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return want
+	image := formattest.Image{Layers: formattest.Layers(t, imageManifest), Tables: formattest.Layers(t, indexV1)}
+	return image.Form("test")
 }
 
-// countsWhiteout is where the recording differs from every layer's tar.
-var countsWhiteout = treecmp.Ignore{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "the recording overlayfs still counts a whited-out name"}
-
-func expectTree(t testing.TB, want, got treecmp.Tree) {
+// expectTree mounts a volume and compares what the kernel shows.
+func expectTree(t testing.TB, want treecmp.Tree, v lazyblock.Volume) {
 	t.Helper()
-	for _, d := range treecmp.Diff(want, got, countsWhiteout) {
-		t.Error(d)
-	}
+	treecmp.ExpectAt(t, want, fsimage.MountFile(t, imageFile(t, v)), formattest.CountsWhiteout)
 }

@@ -9,20 +9,15 @@ import (
 	"io"
 	"iter"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 
 	"github.com/referee-cri/referee/internal/testdata"
-	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/tarinode"
 )
@@ -176,78 +171,4 @@ func imageFile(t testing.TB, v lazyblock.Volume) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// mountFile mounts an EROFS image by mount(2), without a loop device.
-func mountFile(t testing.TB, image string) string {
-	t.Helper()
-	needRoot(t)
-	dir := t.TempDir()
-	err := unix.Mount(image, dir, "erofs", unix.MS_RDONLY, "")
-	if errors.Is(err, unix.ENOTBLK) {
-		t.Skip("mounting EROFS from a file needs Linux 6.12")
-	}
-	if err != nil {
-		t.Fatalf("mount %s: %v", image, err)
-	}
-	t.Cleanup(func() { unmount(t, dir) })
-	return dir
-}
-
-// mountLoop mounts an EROFS image through a loop device, as older kernels need it.
-func mountLoop(t testing.TB, image string) string {
-	t.Helper()
-	needRoot(t)
-	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "erofs", "-o", "loop,ro", image, dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount -o loop %s: %v: %s", image, err, out)
-	}
-	t.Cleanup(func() { unmount(t, dir) })
-	return dir
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-}
-
-// unmount waits for what a process forked meanwhile still holds open until it execs.
-func unmount(t testing.TB, dir string) {
-	err := unix.Unmount(dir, 0)
-	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = unix.Unmount(dir, 0) {
-		runtime.Gosched()
-	}
-	if err != nil {
-		t.Errorf("unmount %s: %v", dir, err)
-		_ = unix.Unmount(dir, unix.MNT_DETACH)
-	}
-}
-
-// fsck runs the checker of erofs-utils over an image.
-func fsck(t testing.TB, image string) {
-	t.Helper()
-	tool, err := exec.LookPath("fsck.erofs")
-	if err != nil {
-		t.Skip("no fsck.erofs here")
-	}
-	if out, err := exec.CommandContext(t.Context(), tool, "--extract", image).CombinedOutput(); err != nil {
-		t.Errorf("fsck.erofs %s: %v: %s", image, err, out)
-	}
-}
-
-// expectTree lists what is mounted at dir and compares it in full.
-func expectTree(t testing.TB, want treecmp.Tree, dir string, ignores ...treecmp.Ignore) {
-	t.Helper()
-	got, err := treecmp.List(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(got) < 2 && len(want) > 1 {
-		t.Fatalf("the mounted tree is empty, want %d paths", len(want))
-	}
-	for _, d := range treecmp.Diff(want, got, ignores...) {
-		t.Error(d)
-	}
 }

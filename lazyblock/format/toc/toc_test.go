@@ -7,17 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"path/filepath"
 	"sync"
 	"testing"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
-
-var countsWhiteout = treecmp.Ignore{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "the recording overlayfs still counts a whited-out name"}
 
 func TestEveryPrefixIsTheRecordedTree(t *testing.T) {
 	t.Parallel()
@@ -25,18 +23,11 @@ func TestEveryPrefixIsTheRecordedTree(t *testing.T) {
 	for n := 1; n <= len(tars); n++ {
 		t.Run(fmt.Sprintf("prefix %d", n), func(t *testing.T) {
 			t.Parallel()
-			name := "tiny.tree.jsonl"
-			if n < len(tars) {
-				name = fmt.Sprintf("tiny.prefix%d.tree.jsonl", n)
-			}
-			want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), name))
-			if err != nil {
-				t.Fatal(err)
-			}
+			want := formattest.TinyTrees(t)[n-1]
 			image := imageFile(t, open(t, tars[:n]...))
-			fsck(t, image)
-			expectTree(t, want, mountFile(t, image), countsWhiteout)
-			expectTree(t, want, mountLoop(t, image), countsWhiteout)
+			fsimage.CheckEROFS(t, image)
+			treecmp.ExpectAt(t, want, fsimage.MountFile(t, image), formattest.CountsWhiteout)
+			treecmp.ExpectAt(t, want, fsimage.MountLoop(t, "erofs", image), formattest.CountsWhiteout)
 		})
 	}
 }
@@ -82,7 +73,7 @@ func TestALayerMayStandTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	hide := makeTar(t, tar.Header{Name: ".wh.a"})
-	expectTree(t, want, mountFile(t, imageFile(t, open(t, layer, hide, layer))))
+	treecmp.ExpectAt(t, want, fsimage.MountFile(t, imageFile(t, open(t, layer, hide, layer))))
 }
 
 func TestSmallNeighboursAreReadTogether(t *testing.T) {

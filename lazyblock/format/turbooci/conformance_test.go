@@ -9,20 +9,6 @@ import (
 	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
-// ofReference are blobs of the reference data for the suite.
-func ofReference(t testing.TB, manifest string) []formattest.Blob {
-	t.Helper()
-	var blobs []formattest.Blob
-	for _, blob := range layoutBlobs(t, manifest) {
-		data, ok := blob.RangeReader.(lazyblock.InMemory)
-		if !ok {
-			t.Fatalf("a blob is a %T", blob.RangeReader)
-		}
-		blobs = append(blobs, formattest.Blob{Descriptor: blob.Descriptor, Data: data})
-	}
-	return blobs
-}
-
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	format := formattest.Format{
@@ -32,11 +18,11 @@ func TestConformance(t *testing.T) {
 		},
 		Unverified: true, // the bytes of original layers
 	}
-	layers := ofReference(t, imageManifest)
+	layers := formattest.Layers(t, imageManifest)
 	for fs, tc := range forms {
 		format.Cases = append(format.Cases, formattest.Case{
 			Name: fs, Want: formattest.TinyTrees(t), Ignores: tc.differs,
-			Image: formattest.Image{Layers: layers, Tables: ofReference(t, tc.manifest)},
+			Image: formattest.Image{Layers: layers, Tables: formattest.Layers(t, tc.manifest)},
 			Damages: []formattest.Damage{
 				formattest.Corrupt("a layer without its end", 1, func(b []byte) []byte { return b[:len(b)-1] }),
 				formattest.Corrupt("a layer that does not inflate", 0, func(b []byte) []byte {

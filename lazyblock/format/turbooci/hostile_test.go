@@ -100,9 +100,7 @@ func TestLayersOfStock(t *testing.T) {
 				{annotationsTarget[0], annotationsTargetType[0]}, {annotationsTarget[1], annotationsTargetType[1]},
 			} {
 				v := open(t, formOf(layer, pack(t, members), spelling...))
-				for _, d := range treecmp.Diff(want, tree(t, v), stockDiffers...) {
-					t.Error(d)
-				}
+				expectTree(t, want, v, stockDiffers...)
 			}
 		})
 	}
@@ -126,9 +124,7 @@ func TestUncompressedLayersNeedNoCheckpoints(t *testing.T) {
 	delete(members, memberGzip)
 	form := formOf(data, pack(t, members))
 	form.Tables[0].Descriptor.Annotations[annotationsTargetType[0]] = ocispec.MediaTypeImageLayer
-	for _, d := range treecmp.Diff(want, tree(t, open(t, form)), ext4Differs...) {
-		t.Error(d)
-	}
+	expectTree(t, want, open(t, form), ext4Differs...)
 }
 
 // checked sets the CRC of a gzip.meta that was changed.

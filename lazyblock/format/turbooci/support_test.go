@@ -1,21 +1,19 @@
 package turbooci
 
 import (
-	"encoding/json"
 	"io"
 	"iter"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
 // Digests of the reference data: the image, and its two TurboOCI forms.
@@ -24,34 +22,6 @@ const (
 	formExt4      = "sha256:1f49534bfd4354022c982e1c116ca40f44f31fb1aaafa982c3c434d3c81b661d"
 	formEROFS     = "sha256:b561b8a298c95ba981785cf6e0f9823e1072545aa036d07647c84fcaae8353f3"
 )
-
-// layoutBlobs are the layers of a manifest of the reference data.
-func layoutBlobs(t testing.TB, manifest string) []lazyblock.FormBlob {
-	t.Helper()
-	dir := filepath.Join(testdata.Dir(t, "reference"), "tiny", "blobs", "sha256")
-	read := func(d digest.Digest) []byte {
-		data, err := os.ReadFile(filepath.Join(dir, d.Encoded()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(read(digest.Digest(manifest)), &m); err != nil {
-		t.Fatal(err)
-	}
-	blobs := make([]lazyblock.FormBlob, len(m.Layers))
-	for i, d := range m.Layers {
-		blobs[i] = lazyblock.FormBlob{RangeReader: lazyblock.InMemory(read(d.Digest)), Descriptor: d}
-	}
-	return blobs
-}
-
-// reference is the reference image in a form.
-func reference(t testing.TB, form string) lazyblock.Form {
-	t.Helper()
-	return lazyblock.Form{ID: "test", Layers: layoutBlobs(t, imageManifest), Tables: layoutBlobs(t, form)}
-}
 
 // open opens a form whose volume is closed when the test ends.
 func open(t testing.TB, form lazyblock.Form) lazyblock.Volume {
@@ -98,47 +68,23 @@ func export(t testing.TB, v lazyblock.Volume) string {
 	return f.Name()
 }
 
-// tree mounts a volume through a loop device and lists what the kernel shows.
-func tree(t testing.TB, v lazyblock.Volume) treecmp.Tree {
+// reference is the reference image in a form.
+func reference(t testing.TB, form digest.Digest) lazyblock.Form {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	options := "ro,loop"
-	if v.FSType == "ext4" {
-		options += ",noload" // the journal of no image may be replayed onto it
-	}
-	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "mount", "-t", v.FSType, "-o", options, export(t, v), dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v: %s", err, out)
-	}
-	defer func() {
-		// The loop device goes with the mount.
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil { //nolint:noctx // must run whatever became of the test
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	}()
-	listed, err := treecmp.List(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return listed
+	image := formattest.Image{Layers: formattest.Layers(t, imageManifest), Tables: formattest.Layers(t, form)}
+	return image.Form("test")
 }
 
-// recorded is the tree that containerd made of the reference's layers.
-func recorded(t testing.TB, name string) treecmp.Tree {
+// expectTree mounts a volume through a loop device and compares what the kernel
+// shows.
+func expectTree(t testing.TB, want treecmp.Tree, v lazyblock.Volume, differs ...treecmp.Ignore) {
 	t.Helper()
-	want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return want
+	treecmp.ExpectAt(t, want, fsimage.MountLoop(t, v.FSType, export(t, v)), differs...)
 }
 
 // What the writers of both forms do (reference README).
 var commonDiffers = []treecmp.Ignore{
-	{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "the recording overlayfs still counts a whited-out name"},
+	formattest.CountsWhiteout,
 	{Path: "/nasty/xattr/trusted", Field: treecmp.FieldXattrs, Why: "the writer keeps trusted.lab"},
 }
 
