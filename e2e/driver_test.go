@@ -22,9 +22,7 @@ func TestNoDriver(t *testing.T) {
 	}
 	b := newBed(t, node.Options{}, "[attach]\ndriver = \"nbd\"\n")
 	layout := testdata.Dir(t, "reference") + "/tiny"
-	if _, err := b.registry.LoadLayout("tiny", layout); err != nil {
-		t.Fatal(err)
-	}
+	b.pushLayout(t, layout)
 	ref := b.pushOriginal(t, layout)
 	entry := b.pull(t, ref, fallback.Ordinary)
 	if entry.Reason != reason.NotAttachable || !strings.Contains(entry.Sentence, "nbd") {

@@ -14,7 +14,6 @@ import (
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // TestOtherSnapshotter pulls on a node whose containerd unpacks elsewhere.
@@ -74,10 +73,7 @@ func TestFullCacheDisk(t *testing.T) {
 func TestContainerdComesLater(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
+	ref := b.pushTiny(t)
 	b.end(t, b.referee.Stop)
 	b.end(t, b.Kill)
 	started := make(chan error, 1)

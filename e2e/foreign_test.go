@@ -2,14 +2,12 @@ package e2e_test
 
 import (
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/e2e/node"
-	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/rafstest"
 	"github.com/referee-cri/referee/internal/testdata"
@@ -43,28 +41,9 @@ func TestFormsThatAreFileSystems(t *testing.T) {
 			tc.put(t, b)
 			ref := b.registry.Ref("tiny", "tiny")
 			b.registry.ResetRequests()
-			if entry := b.pull(t, ref, fallback.Lazy); entry.Format != tc.format {
-				t.Errorf("attached as %q, want %q", entry.Format, tc.format)
-			}
+			b.pullAs(t, ref, tc.format)
 			b.expectNoLayerFetched(t, layout, "tiny")
-			container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
-			differs := slices.Concat(madeByRuntime, tc.differs, unlikeOverlay)
-			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
-			if lower := lowerDirs(t, b.Node, container); len(lower) != 1 {
-				t.Errorf("the container stands on %d directories, want one: %v", len(lower), lower)
-			}
-
-			b.end(t, b.referee.Kill)
-			b.begin(t)
-			dropCaches(t)
-			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
-			again := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
-			if out, err := again.Output(t.Context(), "/bin/busybox", "echo", "answers"); err != nil || out != "answers\n" {
-				t.Errorf("container says %q, %v", out, err)
-			}
-			removePod(t, container)
-			removePod(t, again)
-			b.expectReleased(t, ref)
+			b.runAndRemove(t, ref, tc.differs)
 		})
 	}
 }

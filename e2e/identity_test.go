@@ -15,22 +15,17 @@ import (
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/regtest"
-	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // TestIdentity compares a lazy image with the same image on a plain node.
 func TestIdentity(t *testing.T) {
 	t.Parallel()
-	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
 	for _, version := range versions {
 		t.Run("containerd "+version, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, node.Options{Containerd: version}, "")
 			plain := node.Run(t, node.Options{Containerd: version}).CRI()
-			if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
-				t.Fatal(err)
-			}
-			ref := b.registry.Ref("tiny", "tiny")
+			ref := b.pushTiny(t)
 			ctx := t.Context()
 			want, err := plain.Pull(ctx, ref, nil)
 			if err != nil {
@@ -158,13 +153,9 @@ func (b *bed) remains(t *testing.T) []string {
 // TestRepeatedPull counts what pulling an image again asks the registry.
 func TestRepeatedPull(t *testing.T) {
 	t.Parallel()
-	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
 	b := newBed(t, node.Options{}, "")
 	plain := node.Run(t, node.Options{}).CRI()
-	if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
-		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
+	ref := b.pushTiny(t)
 	count := func(client *node.Client) []regtest.Entry {
 		for range 2 { // the second time is the one that counts
 			b.registry.ResetRequests()

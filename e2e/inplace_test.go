@@ -8,7 +8,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/e2e/node"
-	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 )
@@ -36,31 +35,10 @@ func TestFormsInTheImageItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, node.Options{}, "")
-			if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), tc.folder)); err != nil {
-				t.Fatal(err)
-			}
+			b.pushLayout(t, filepath.Join(testdata.Dir(t, "reference"), tc.folder))
 			ref := b.registry.Ref("tiny", tc.tag)
-			if entry := b.pull(t, ref, fallback.Lazy); entry.Format != tc.format {
-				t.Errorf("attached as %q, want %q", entry.Format, tc.format)
-			}
-			container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
-			differs := slices.Concat(madeByRuntime, tc.differs, unlikeOverlay)
-			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
-			if lower := lowerDirs(t, b.Node, container); len(lower) != 1 {
-				t.Errorf("the container stands on %d directories, want one: %v", len(lower), lower)
-			}
-
-			b.end(t, b.referee.Kill)
-			b.begin(t)
-			dropCaches(t)
-			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
-			again := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
-			if out, err := again.Output(t.Context(), "/bin/busybox", "echo", "answers"); err != nil || out != "answers\n" {
-				t.Errorf("container says %q, %v", out, err)
-			}
-			removePod(t, container)
-			removePod(t, again)
-			b.expectReleased(t, ref)
+			b.pullAs(t, ref, tc.format)
+			b.runAndRemove(t, ref, tc.differs)
 		})
 	}
 }
@@ -89,9 +67,7 @@ func TestLayersWithoutTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := b.registry.Ref("mixed", "1")
-	if entry := b.pull(t, ref, fallback.Lazy); entry.Format != "estargz" {
-		t.Errorf("attached as %q, want estargz", entry.Format)
-	}
+	b.pullAs(t, ref, "estargz")
 	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 	expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), slices.Concat(madeByRuntime, stargzDiffers, unlikeOverlay)...)
 	removePod(t, container)

@@ -23,15 +23,11 @@ var versions = []string{node.Containerd, node.ContainerdOld}
 // by the original converter.
 func TestStockReferrer(t *testing.T) {
 	t.Parallel()
-	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
 	for _, version := range versions {
 		t.Run("containerd "+version, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, node.Options{Containerd: version}, "")
-			if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
-				t.Fatal(err)
-			}
-			ref := b.registry.Ref("tiny", "tiny")
+			ref := b.pushTiny(t)
 			entry := b.pull(t, ref, fallback.Lazy)
 			if entry.Found != negotiate.FoundReferrersAPI || entry.Format != "overlaybd" {
 				t.Errorf("found %q by %q", entry.Format, entry.Found)
@@ -79,9 +75,7 @@ func lowerDirs(t *testing.T, n *node.Node, container *node.Container) []string {
 func TestMirror(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
+	b.pushTiny(t)
 	if err := b.PointHost("mirrored.test", node.Endpoint{URL: b.registry.URL()}); err != nil {
 		t.Fatal(err)
 	}

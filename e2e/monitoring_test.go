@@ -21,7 +21,6 @@ import (
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/control"
 	"github.com/referee-cri/referee/internal/eventually"
-	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // freeAddress is one that nobody listens on now.
@@ -57,10 +56,7 @@ func TestMonitoring(t *testing.T) {
 	address := freeAddress(t)
 	b := newBed(t, node.Options{}, fmt.Sprintf("[metrics]\naddress = %q\n", address))
 	prometheus := runPrometheus(t, address)
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
+	ref := b.pushTiny(t)
 	b.pull(t, ref, fallback.Lazy)
 	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 	if _, err := container.Output(t.Context(), "/bin/busybox", "md5sum", "/data/random.bin"); err != nil {

@@ -3,13 +3,11 @@ package e2e_test
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/e2e/node"
-	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 )
@@ -41,35 +39,14 @@ func TestFormsOverOriginalLayers(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, node.Options{}, fmt.Sprintf("[[policy]]\nmatch = [\"127.0.0.1:*/tiny\"]\nformats = [%q]\nmin_size = \"0B\"\n", tc.format))
 			if tc.form == "" {
-				if _, err := b.registry.LoadLayout("tiny", layout); err != nil {
-					t.Fatal(err)
-				}
+				b.pushLayout(t, layout)
 			} else {
 				b.pushOriginal(t, layout)
 				b.attachOne(t, layout, "tiny", tc.form)
 			}
 			ref := b.registry.Ref("tiny", tc.tag)
-			if entry := b.pull(t, ref, fallback.Lazy); entry.Format != tc.format {
-				t.Errorf("attached as %q, want %q", entry.Format, tc.format)
-			}
-			container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
-			differs := slices.Concat(madeByRuntime, tc.differs, unlikeOverlay)
-			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
-			if lower := lowerDirs(t, b.Node, container); len(lower) != 1 {
-				t.Errorf("the container stands on %d directories, want one: %v", len(lower), lower)
-			}
-
-			b.end(t, b.referee.Kill)
-			b.begin(t)
-			dropCaches(t)
-			expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), differs...)
-			again := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
-			if out, err := again.Output(t.Context(), "/bin/busybox", "echo", "answers"); err != nil || out != "answers\n" {
-				t.Errorf("container says %q, %v", out, err)
-			}
-			removePod(t, container)
-			removePod(t, again)
-			b.expectReleased(t, ref)
+			b.pullAs(t, ref, tc.format)
+			b.runAndRemove(t, ref, tc.differs)
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/regtest"
-	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // TestPrivateImage reads a lazy image from a registry that wants tokens, after
@@ -19,9 +17,7 @@ import (
 func TestPrivateImage(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "[reads]\ngive_up_after = \"5s\"\n")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
+	b.pushTiny(t)
 	b.registry.SetAuth(regtest.Auth{Kind: regtest.AuthToken, Username: "kubelet", Password: "secret"})
 	auth := &runtime.AuthConfig{Username: "kubelet", Password: "secret"}
 	ref := b.registry.Ref("tiny", "tiny")

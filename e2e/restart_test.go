@@ -15,22 +15,17 @@ import (
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/regtest"
-	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // TestRestart creates containers of a lazy image after the daemon was restarted,
 // after it was killed, and after a reboot.
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
 	for _, version := range versions {
 		t.Run("containerd "+version, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, node.Options{Containerd: version}, "")
-			if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
-				t.Fatal(err)
-			}
-			ref := b.registry.Ref("tiny", "tiny")
+			ref := b.pushTiny(t)
 			b.pull(t, ref, fallback.Lazy)
 			for _, step := range []struct {
 				name string
@@ -184,12 +179,8 @@ func unmountBelow(t *testing.T, dir string) {
 // TestContainerdRestart restarts containerd under a running daemon.
 func TestContainerdRestart(t *testing.T) {
 	t.Parallel()
-	reference := filepath.Join(testdata.Dir(t, "reference"), "tiny")
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", reference); err != nil {
-		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
+	ref := b.pushTiny(t)
 	b.pull(t, ref, fallback.Lazy)
 	if err := b.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -213,10 +204,7 @@ func TestContainerdRestart(t *testing.T) {
 func TestRestartWithoutRegistry(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
+	ref := b.pushTiny(t)
 	b.pull(t, ref, fallback.Lazy)
 	container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 	if _, err := container.Output(t.Context(), "/bin/busybox", "md5sum", "/data/random.bin"); err != nil {

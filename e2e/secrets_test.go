@@ -22,7 +22,6 @@ import (
 	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/regtest"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/tracing/collectortest"
 )
 
@@ -70,9 +69,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100") // milliseconds
 	address := freeAddress(t)
 	b := newBed(t, node.Options{}, fmt.Sprintf("[metrics]\naddress = %q\n[reads]\ngive_up_after = \"2s\"\n", address))
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
+	b.pushTiny(t)
 	b.registry.Configure(func(f *regtest.Features) { f.RedirectBlobs = true })
 	secrets := &wiretap{seen: map[string]bool{rightPassword: true, wrongPassword: true, identityToken: true, "planted-": true}}
 	restore := b.registry.Inject(regtest.Fault{Match: secrets.note}) // sees every request, strikes none

@@ -34,9 +34,7 @@ type family struct {
 func newFamily(t *testing.T, b *bed) family {
 	t.Helper()
 	f := family{layout: filepath.Join(testdata.Dir(t, "reference"), "tiny")}
-	if _, err := b.registry.LoadLayout("tiny", f.layout); err != nil {
-		t.Fatal(err)
-	}
+	b.pushLayout(t, f.layout)
 	f.lazy = b.registry.Ref("tiny", "tiny")
 	f.sibling = b.pushOnTop(t, f.layout, 2, "sibling", "sibling")
 	f.derived = b.pushOnTop(t, f.layout, 4, "tiny", "derived")

@@ -2,14 +2,12 @@ package e2e_test
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
-	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // readForever prints one checksum of everything in /data and /nasty, over and over.
@@ -24,9 +22,7 @@ done`
 func TestReadersSurvive(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
+	b.pushTiny(t)
 	for name, tag := range map[string]string{
 		"ext4 through a loop device": "tiny",            // stock's form is attached to it
 		"EROFS from a file":          "tiny-lower-link", // ours will be

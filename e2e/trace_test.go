@@ -17,10 +17,7 @@ import (
 func TestStartsAreReplayed(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
-	ref := b.registry.Ref("tiny", "tiny")
+	ref := b.pushTiny(t)
 	program := func() (said string) {
 		container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 		said, err := container.Output(t.Context(), "/bin/busybox", "md5sum", "/data/random.bin", "/bin/busybox")

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -9,7 +8,6 @@ import (
 
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/internal/eventually"
-	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/tracing/collectortest"
 )
 
@@ -20,9 +18,7 @@ func TestOneTrace(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", c.HTTP)
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "100") // milliseconds
 	b := newBed(t, node.Options{}, "")
-	if _, err := b.registry.LoadLayout("tiny", filepath.Join(testdata.Dir(t, "reference"), "tiny")); err != nil {
-		t.Fatal(err)
-	}
+	b.pushTiny(t)
 	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+trace+"-"+parent+"-01")
 	ref := b.registry.Ref("tiny", "tiny")
