@@ -8,7 +8,6 @@ package fsimage
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,14 +21,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/SaveTheRbtz/zstd-seekable-format-go/pkg"
+	seekable "github.com/SaveTheRbtz/zstd-seekable-format-go/pkg"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/layerstream"
+	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // Unpack unpacks the layers of the image tagged tag of an OCI layout, each into an
@@ -201,28 +199,13 @@ func SeekableZstd(t testing.TB, content []byte, frame int) []byte {
 	return out.Bytes()
 }
 
-func blobPath(layout string, d digest.Digest) string {
-	return filepath.Join(layout, "blobs", d.Algorithm().String(), d.Encoded())
-}
-
-func readJSON(t testing.TB, path string, into any) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(data, into)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Tars returns the layers of the image tagged tag of an OCI layout, decompressed,
 // bottom first.
 func Tars(t testing.TB, layout, tag string) [][]byte {
 	t.Helper()
 	var tars [][]byte
-	for _, layer := range manifest(t, layout, tag).Layers {
-		tars = append(tars, decompress(t, blobPath(layout, layer.Digest)))
+	for _, layer := range testdata.ReadImage(t, layout, tag).Manifest.Layers {
+		tars = append(tars, decompress(t, testdata.Blob(layout, layer.Digest)))
 	}
 	return tars
 }
@@ -244,19 +227,6 @@ func decompress(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return content
-}
-
-func manifest(t testing.TB, layout, tag string) ocispec.Manifest {
-	t.Helper()
-	var index ocispec.Index
-	readJSON(t, filepath.Join(layout, ocispec.ImageIndexFile), &index)
-	i := slices.IndexFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == tag })
-	if i < 0 {
-		t.Fatalf("layout %s has no image tagged %s", layout, tag)
-	}
-	var m ocispec.Manifest
-	readJSON(t, blobPath(layout, index.Manifests[i].Digest), &m)
-	return m
 }
 
 // Tar makes a tar of regular files by name, sorted, of root's.

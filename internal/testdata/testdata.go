@@ -1,5 +1,5 @@
 // Package testdata finds reference data that lies beside the checkout and is
-// read in place, never copied into the repository.
+// read in place, never copied into the repository, and reads OCI layouts.
 package testdata
 
 import (

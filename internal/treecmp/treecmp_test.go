@@ -3,67 +3,24 @@ package treecmp_test
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 )
 
-// readJSON decodes the blob digest of an OCI layout into v.
-func readJSON(t *testing.T, path string, v any) {
+// layers are the unpacked layers of the image tag in an OCI layout.
+func layers(t *testing.T, layout, tag string) (opened []io.Reader) {
 	t.Helper()
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// layers opens the gunzipped layers of the image tag in an OCI layout.
-func layers(t *testing.T, layout, tag string) []io.Reader {
-	t.Helper()
-	type descriptor struct {
-		Digest      string            `json:"digest"`
-		Annotations map[string]string `json:"annotations"`
-	}
-	var index struct {
-		Manifests []descriptor `json:"manifests"`
-	}
-	var manifest struct {
-		Layers []descriptor `json:"layers"`
-	}
-	blob := func(digest string) string {
-		return filepath.Join(layout, "blobs", strings.Replace(digest, ":", "/", 1))
-	}
-	readJSON(t, filepath.Join(layout, "index.json"), &index)
-	for _, m := range index.Manifests {
-		if m.Annotations["org.opencontainers.image.ref.name"] == tag {
-			readJSON(t, blob(m.Digest), &manifest)
-		}
-	}
-	var opened []io.Reader
-	for _, l := range manifest.Layers {
-		f, err := os.Open(blob(l.Digest))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		zr, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		opened = append(opened, zr)
+	for _, layer := range fsimage.Tars(t, layout, tag) {
+		opened = append(opened, bytes.NewReader(layer))
 	}
 	return opened
 }

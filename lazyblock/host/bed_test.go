@@ -135,54 +135,22 @@ func openOverlaybd(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, 
 // image is the reference image's overlaybd form, as negotiation would find it.
 func (b *bed) image(t *testing.T, chains []digest.Digest) host.Image {
 	t.Helper()
-	layout := filepath.Join(testdata.Dir(t, "reference"), "tiny")
-	var index ocispec.Index
-	readJSON(t, filepath.Join(layout, "index.json"), &index)
-	for _, desc := range index.Manifests {
-		if desc.Annotations[ocispec.AnnotationRefName] != "tiny-overlaybd-lz4" {
-			continue
-		}
-		var manifest ocispec.Manifest
-		readJSON(t, filepath.Join(layout, "blobs", "sha256", desc.Digest.Encoded()), &manifest)
-		desc.Annotations = nil
-		return host.Image{Chains: chains, Volume: volume.Spec{
-			Chain:  chains[len(chains)-1], // as Attach will say
-			Format: "overlaybd", Repository: b.repository(), Reference: b.ref, Artifact: desc, Layers: manifest.Layers,
-			Word: json.RawMessage(`{"signer":"somebody"}`),
-		}}
-	}
-	t.Fatal("the reference image has no overlaybd form")
-	return host.Image{}
+	form := testdata.ReadImage(t, filepath.Join(testdata.Dir(t, "reference"), "tiny"), "tiny-overlaybd-lz4")
+	form.Descriptor.Annotations = nil
+	return host.Image{Chains: chains, Volume: volume.Spec{
+		Chain:  chains[len(chains)-1], // as Attach will say
+		Format: "overlaybd", Repository: b.repository(), Reference: b.ref, Artifact: form.Descriptor, Layers: form.Manifest.Layers,
+		Word: json.RawMessage(`{"signer":"somebody"}`),
+	}}
 }
 
 func (b *bed) repository() string { return b.registry.Host() + "/tiny" }
 
-func readJSON(t *testing.T, path string, v any) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(data, v)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // pullLazily does what the daemon does for a pull and returns the image.
 func (b *bed) pullLazily(t *testing.T) *host.Original {
 	t.Helper()
-	var config ocispec.Image
-	layout := filepath.Join(testdata.Dir(t, "reference"), "tiny")
-	var index ocispec.Index
-	readJSON(t, filepath.Join(layout, "index.json"), &index)
-	for _, desc := range index.Manifests {
-		if desc.Annotations[ocispec.AnnotationRefName] == "tiny" {
-			var manifest ocispec.Manifest
-			readJSON(t, filepath.Join(layout, "blobs", "sha256", desc.Digest.Encoded()), &manifest)
-			readJSON(t, filepath.Join(layout, "blobs", "sha256", manifest.Config.Digest.Encoded()), &config)
-		}
-	}
-	chains := host.Original{DiffIDs: config.RootFS.DiffIDs}.ChainIDs()
+	tiny := testdata.ReadImage(t, filepath.Join(testdata.Dir(t, "reference"), "tiny"), "tiny")
+	chains := host.Original{DiffIDs: tiny.Config.RootFS.DiffIDs}.ChainIDs()
 	release, _, err := b.Attach(t.Context(), b.image(t, chains), registry.Credentials{})
 	if err != nil {
 		t.Fatal(err)
@@ -241,18 +209,8 @@ var converterDiffers = []treecmp.Ignore{
 // expectTree compares everything that is at root with the reference tree.
 func expectTree(t *testing.T, root string, ignores ...treecmp.Ignore) {
 	t.Helper()
-	want, err := treecmp.Load(filepath.Join(testdata.Dir(t, "reference"), "tiny.tree.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := treecmp.List(root)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ignores = append(ignores, treecmp.Ignore{Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "overlayfs counts a name that a layer whited out"})
-	for _, d := range treecmp.Diff(want, got, ignores...) {
-		t.Error(d)
-	}
+	treecmp.ExpectAt(t, treecmp.Recorded(t, "tiny.tree.jsonl"), root, ignores...)
 }
 
 // isMaterialised tells the forms of the image apart by what only its layers say.

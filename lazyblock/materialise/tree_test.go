@@ -3,7 +3,6 @@ package materialise
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/testdata"
@@ -33,19 +30,9 @@ func TestReferenceImage(t *testing.T) {
 			if err := b.make(t, layers[:n+1]); err != nil {
 				t.Fatal(err)
 			}
-			want, err := treecmp.Load(filepath.Join(reference, recorded))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := treecmp.List(b.tree())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range treecmp.Diff(want, got, treecmp.Ignore{
+			treecmp.ExpectAt(t, treecmp.Recorded(t, recorded), b.tree(), treecmp.Ignore{
 				Path: "/wh/link-a", Field: treecmp.FieldNlink, Why: "overlayfs counts a name that a layer whited out",
-			}) {
-				t.Error(d)
-			}
+			})
 		})
 	}
 }
@@ -67,36 +54,12 @@ func (b *bed) loadImage(t *testing.T, layout, tag string) []Layer {
 	if _, err := b.LoadLayout("app", layout); err != nil {
 		t.Fatal(err)
 	}
-	var index ocispec.Index
-	var manifest ocispec.Manifest
-	var config ocispec.Image
-	readJSON(t, filepath.Join(layout, "index.json"), &index)
-	for _, desc := range index.Manifests {
-		if desc.Annotations[ocispec.AnnotationRefName] == tag {
-			readJSON(t, blobPath(layout, desc.Digest), &manifest)
-		}
-	}
-	readJSON(t, blobPath(layout, manifest.Config.Digest), &config)
+	image := testdata.ReadImage(t, layout, tag)
 	var layers []Layer
-	for i, desc := range manifest.Layers {
-		layers = append(layers, Layer{Descriptor: desc, DiffID: config.RootFS.DiffIDs[i]})
+	for i, desc := range image.Manifest.Layers {
+		layers = append(layers, Layer{Descriptor: desc, DiffID: image.Config.RootFS.DiffIDs[i]})
 	}
 	return layers
-}
-
-func blobPath(layout string, d digest.Digest) string {
-	return filepath.Join(layout, "blobs", d.Algorithm().String(), d.Encoded())
-}
-
-func readJSON(t *testing.T, path string, v any) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(data, v)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestStacksLookAsOverlayfsShowsThem compares stacks that tell ways of merging

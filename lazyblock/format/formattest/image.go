@@ -65,9 +65,9 @@ func Reference(t testing.TB, folder, tag string) []Blob {
 // first layout: the image, or what is attached to it, which no tag names.
 func Layers(t testing.TB, manifest digest.Digest) []Blob {
 	t.Helper()
-	dir := filepath.Join(testdata.Dir(t, "reference"), "tiny", "blobs", "sha256")
+	layout := filepath.Join(testdata.Dir(t, "reference"), "tiny")
 	read := func(d digest.Digest) []byte {
-		data, err := os.ReadFile(filepath.Join(dir, d.Encoded()))
+		data, err := os.ReadFile(testdata.Blob(layout, d))
 		if err != nil {
 			t.Fatal(err)
 		}
