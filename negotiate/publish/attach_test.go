@@ -31,7 +31,7 @@ func TestAttachedArtifactIsListed(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{Features: &features})
 			img := putImage(t, reg, "1", amd64)
-			repo := open(t, reg.Host(), "app")
+			repo := regtest.Repository(t, reg.Host(), "app")
 			manifest := ocispec.Manifest{
 				Config: describe("application/x.note", "{}"), Layers: []ocispec.Descriptor{describe("text/plain", "I was here")},
 				Subject: &img.Descriptor, Annotations: map[string]string{"who": "me"},
@@ -52,7 +52,7 @@ func TestAttachedArtifactIsListed(t *testing.T) {
 				t.Errorf("pushed %s", raw)
 			}
 			var listed []ocispec.Descriptor
-			err = open(t, reg.Host(), "app").Referrers(t.Context(), img.Descriptor, "application/x.note", func(page []ocispec.Descriptor) error {
+			err = regtest.Repository(t, reg.Host(), "app").Referrers(t.Context(), img.Descriptor, "application/x.note", func(page []ocispec.Descriptor) error {
 				listed = append(listed, page...)
 				return nil
 			})
@@ -95,7 +95,7 @@ func TestAttachRefusesWhatNobodyCouldRead(t *testing.T) {
 			t.Parallel()
 			reg := regtest.New(t, regtest.Options{})
 			manifest := ocispec.Manifest{Config: describe("application/x.note", "{}"), Subject: tc.subject}
-			_, err := publish.Attach(t.Context(), open(t, reg.Host(), "app"), manifest, tc.blobs...)
+			_, err := publish.Attach(t.Context(), regtest.Repository(t, reg.Host(), "app"), manifest, tc.blobs...)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("error %v, want one about %q", err, tc.want)
 			}

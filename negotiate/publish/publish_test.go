@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
@@ -29,19 +28,6 @@ import (
 )
 
 var amd64 = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
-
-func open(t *testing.T, host, name string) *remote.Repository {
-	t.Helper()
-	repo, err := remote.NewRepository(host + "/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	repo.PlainHTTP = true
-	repo.Client = &auth.Client{Client: &http.Client{Transport: transport}, Cache: auth.NewCache()}
-	return repo
-}
 
 func plan(t *testing.T, ref string, mode negotiate.LegacyMode) *negotiate.Plan {
 	t.Helper()
@@ -138,7 +124,7 @@ func TestPushedFormIsFound(t *testing.T) {
 			}
 			img := putImage(t, reg, "1", amd64)
 			form := formOf(t, img.Descriptor, img.ConfigRaw, name)
-			pushed, err := publish.Push(t.Context(), open(t, reg.Host(), "app"), form, tc.opts)
+			pushed, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, tc.opts)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -198,7 +184,7 @@ func TestPushIsIdempotentAndDeterministic(t *testing.T) {
 			var digests []digest.Digest
 			for range 2 {
 				reg.ResetRequests()
-				d, err := publish.Push(t.Context(), open(t, reg.Host(), "app"), form, tc.opts)
+				d, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, tc.opts)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -228,7 +214,7 @@ func TestPushIndexAttachesEveryPlatform(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo := open(t, reg.Host(), "app")
+	repo := regtest.Repository(t, reg.Host(), "app")
 	for i, img := range images {
 		d, err := publish.Push(t.Context(), repo, formOf(t, img.Descriptor, img.ConfigRaw, fmt.Sprint(i)), publish.Options{})
 		if err != nil {
@@ -300,7 +286,7 @@ func TestORASFormIsThatOfTheExample(t *testing.T) {
 			form.Layers = append(form.Layers, f)
 		}
 	}
-	pushed, err := publish.Push(t.Context(), open(t, reg.Host(), "redis"), form, publish.Options{LegacyORAS: true})
+	pushed, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "redis"), form, publish.Options{LegacyORAS: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +320,7 @@ func TestPushRefusesWhatDoesNotFit(t *testing.T) {
 			t.Parallel()
 			form := formOf(t, img.Descriptor, img.ConfigRaw, name)
 			change(&form)
-			if _, err := publish.Push(t.Context(), open(t, reg.Host(), "app"), form, publish.Options{}); err == nil {
+			if _, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, publish.Options{}); err == nil {
 				t.Fatal("pushed")
 			}
 			if p := plan(t, reg.Ref("app", "1"), negotiate.LegacyOff); p.Reason != reason.NoReferrers {
@@ -353,7 +339,7 @@ func TestForeignFallbackTagIsLeftAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			form := formOf(t, img.Descriptor, img.ConfigRaw, name)
-			if _, err := publish.Push(t.Context(), open(t, reg.Host(), "app"), form, opts); err == nil {
+			if _, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, opts); err == nil {
 				t.Error("an image under the fallback tag was taken for a list")
 			}
 		})
@@ -368,7 +354,7 @@ func TestProgressEndsOnceForEachPart(t *testing.T) {
 	done := map[digest.Digest]int{}
 	form := formOf(t, img.Descriptor, img.ConfigRaw, "p")
 	form.Layers = append(form.Layers, form.Layers[0]) // one digest twice is one blob
-	_, err := publish.Push(t.Context(), open(t, reg.Host(), "app"), form, publish.Options{Progress: func(e publish.Event) {
+	_, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, publish.Options{Progress: func(e publish.Event) {
 		if !mu.TryLock() {
 			t.Error("two callbacks at once")
 			return
@@ -452,14 +438,14 @@ func distribution(t *testing.T) string {
 func TestDistributionKeepsTheFallbackTag(t *testing.T) {
 	t.Parallel()
 	host := distribution(t)
-	repo := open(t, host, "lab/app")
+	repo := regtest.Repository(t, host, "lab/app")
 	source := regtest.New(t, regtest.Options{})
 	img := putImage(t, source, "1", amd64)
 	copyImage(t, source, repo, img)
 	for i, seed := range []string{"a", "b"} {
 		form := formOf(t, img.Descriptor, img.ConfigRaw, seed)
 		opts := publish.Options{Created: time.Unix(1700000000+int64(i), 0)}
-		pushed, err := publish.Push(t.Context(), open(t, host, "lab/app"), form, opts)
+		pushed, err := publish.Push(t.Context(), regtest.Repository(t, host, "lab/app"), form, opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -476,7 +462,7 @@ func TestDistributionKeepsTheFallbackTag(t *testing.T) {
 // copyImage pushes an image of a test registry into another one.
 func copyImage(t *testing.T, source *regtest.Registry, repo *remote.Repository, img *regtest.Image) {
 	t.Helper()
-	from := open(t, source.Host(), "app")
+	from := regtest.Repository(t, source.Host(), "app")
 	for _, d := range append([]ocispec.Descriptor{img.Manifest.Config}, img.Manifest.Layers...) {
 		content, err := from.Blobs().Fetch(t.Context(), d)
 		if err != nil {

@@ -69,7 +69,7 @@ func TestPullTakesSignedFormsOnly(t *testing.T) {
 
 func (w *world) sign(t *testing.T, subject ocispec.Descriptor, opts notation.Options) {
 	t.Helper()
-	if _, err := notation.Sign(t.Context(), w.open(t), subject, opts); err != nil {
+	if _, err := notation.Sign(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), subject, opts); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -89,7 +89,7 @@ func (w *world) publish(t *testing.T) ocispec.Descriptor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	form, err := publish.Push(t.Context(), w.open(t), publish.Form{
+	form, err := publish.Push(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), publish.Form{
 		Source: w.subject, Config: config,
 		Layers: []publish.File{{Path: path, Descriptor: ocispec.Descriptor{Digest: d, Size: int64(len(layer))}}},
 	}, publish.Options{})

@@ -20,8 +20,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/negotiate"
@@ -53,20 +51,6 @@ func newWorld(t *testing.T, features regtest.Features, stores ...string) *world 
 	return w
 }
 
-// open opens the repository anew: what one client knows, another does not.
-func (w *world) open(t *testing.T) *remote.Repository {
-	t.Helper()
-	repo, err := remote.NewRepository(w.reg.Host() + "/app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	repo.PlainHTTP = true
-	repo.Client = &auth.Client{Client: &http.Client{Transport: transport}, Cache: auth.NewCache()}
-	return repo
-}
-
 func (w *world) keys(t *testing.T) notation.Options {
 	t.Helper()
 	keyFile, certFile := w.builder.Files(t)
@@ -77,7 +61,7 @@ func (w *world) keys(t *testing.T) notation.Options {
 func (w *world) found(t *testing.T) negotiate.Signature {
 	t.Helper()
 	var signatures []negotiate.Signature
-	repo := registry.NewRepository(w.open(t))
+	repo := registry.NewRepository(regtest.Repository(t, w.reg.Host(), "app"))
 	err := repo.ListSignatures(t.Context(), w.subject, func(page []ocispec.Descriptor) error {
 		for _, manifest := range page {
 			blob, d, err := repo.FetchSignatureBlob(t.Context(), manifest)
@@ -121,7 +105,7 @@ func (w *world) verifyAsNotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, outcomes, err := notationgo.Verify(t.Context(), v, registry.NewRepository(w.open(t)), notationgo.VerifyOptions{
+	_, outcomes, err := notationgo.Verify(t.Context(), v, registry.NewRepository(regtest.Repository(t, w.reg.Host(), "app")), notationgo.VerifyOptions{
 		ArtifactReference: w.reg.Host() + "/app@" + w.subject.Digest.String(), MaxSignatureAttempts: 5,
 	})
 	if err != nil || len(outcomes) != 1 {
@@ -158,7 +142,7 @@ func TestOthersVerifyWhatPluginsSign(t *testing.T) {
 
 func (w *world) signAndVerify(t *testing.T, opts notation.Options, mediaType string) {
 	t.Helper()
-	pushed, err := notation.Sign(t.Context(), w.open(t), w.subject, opts)
+	pushed, err := notation.Sign(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), w.subject, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +167,7 @@ func TestWeVerifyWhatOthersSign(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				_, err = notationgo.Sign(t.Context(), s, registry.NewRepository(w.open(t)), notationgo.SignOptions{
+				_, err = notationgo.Sign(t.Context(), s, registry.NewRepository(regtest.Repository(t, w.reg.Host(), "app")), notationgo.SignOptions{
 					SignerSignOptions: notationgo.SignerSignOptions{SignatureMediaType: mediaType}, ArtifactReference: w.subject.Digest.String(),
 					UserMetadata: map[string]string{"build": "4711"},
 				})
@@ -199,11 +183,11 @@ func TestWeVerifyWhatOthersSign(t *testing.T) {
 func TestManifestIsThatOfTheSpecification(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, regtest.Features{Referrers: true})
-	pushed, err := notation.Sign(t.Context(), w.open(t), w.subject, w.keys(t))
+	pushed, err := notation.Sign(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), w.subject, w.keys(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := content.FetchAll(t.Context(), w.open(t), pushed)
+	raw, err := content.FetchAll(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), pushed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +231,7 @@ func TestCountersignedSignature(t *testing.T) {
 			opts := w.keys(t)
 			opts.Envelope, opts.TSA = envelope, &notation.TSA{URL: tsa.URL, RootsFile: filepath.Join(t.TempDir(), "roots.pem")}
 			notarytest.Write(t, opts.TSA.RootsFile, notarytest.PEM(root.Certificate()))
-			if _, err := notation.Sign(t.Context(), w.open(t), w.subject, opts); err != nil {
+			if _, err := notation.Sign(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), w.subject, opts); err != nil {
 				t.Fatal(err)
 			}
 			w.verify(t)
@@ -300,7 +284,7 @@ func TestSignRefusesBeforeItPushes(t *testing.T) {
 			w := newWorld(t, regtest.Features{Referrers: true})
 			opts := w.keys(t)
 			tc.change(t, w, &opts)
-			_, err := notation.Sign(t.Context(), w.open(t), w.subject, opts)
+			_, err := notation.Sign(t.Context(), regtest.Repository(t, w.reg.Host(), "app"), w.subject, opts)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want one about %q", err, tc.want)
 			}

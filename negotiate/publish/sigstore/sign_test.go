@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,7 +20,6 @@ import (
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote"
-	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
@@ -34,19 +32,6 @@ import (
 )
 
 var amd64 = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
-
-func open(t *testing.T, reg *regtest.Registry) *remote.Repository {
-	t.Helper()
-	repo, err := remote.NewRepository(reg.Host() + "/app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
-	repo.PlainHTTP = true
-	repo.Client = &auth.Client{Client: &http.Client{Transport: transport}, Cache: auth.NewCache()}
-	return repo
-}
 
 // pair writes a key pair into files, the private one encrypted if there is a password.
 func pair(t *testing.T, key crypto.Signer, password []byte) (private, public string) {
@@ -96,7 +81,7 @@ func pushForm(t *testing.T, reg *regtest.Registry) ocispec.Descriptor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := publish.Push(t.Context(), open(t, reg), publish.Form{
+	d, err := publish.Push(t.Context(), regtest.Repository(t, reg.Host(), "app"), publish.Form{
 		Source: img.Descriptor, Config: config,
 		Layers: []publish.File{{Path: path, Descriptor: ocispec.Descriptor{Digest: digest.FromString(layer), Size: int64(len(layer))}}},
 	}, publish.Options{})
@@ -160,7 +145,7 @@ func TestSignedFormIsTaken(t *testing.T) {
 				if p := plan(t, reg, public); p.Lazy() || p.Reason != reason.Unsigned {
 					t.Fatalf("before signing: %s: %s, want %s", p.Reason, p.Detail, reason.Unsigned)
 				}
-				made, err := sigstore.Sign(t.Context(), open(t, reg), form, sigstore.Options{KeyFile: private, Scheme: tc.scheme})
+				made, err := sigstore.Sign(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, sigstore.Options{KeyFile: private, Scheme: tc.scheme})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -214,11 +199,11 @@ func TestBundleLooksLikeCosigns(t *testing.T) {
 		t.Fatal(err)
 	}
 	private, _ := pair(t, newKey(t, elliptic.P256()), nil)
-	d, err := sigstore.Sign(t.Context(), open(t, reg), *theirs.Subject, sigstore.Options{KeyFile: private, Created: created})
+	d, err := sigstore.Sign(t.Context(), regtest.Repository(t, reg.Host(), "app"), *theirs.Subject, sigstore.Options{KeyFile: private, Created: created})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := fetch(t, open(t, reg), d)
+	ours := fetch(t, regtest.Repository(t, reg.Host(), "app"), d)
 	theirs.Config.ArtifactType = "" // there the type stands twice
 	for _, m := range []*ocispec.Manifest{&ours, &theirs} {
 		m.Layers[0].Digest, m.Layers[0].Size = "", 0 // another key, another signature
@@ -236,7 +221,7 @@ func TestTagKeepsSignatures(t *testing.T) {
 	second, secondPublic := pair(t, newKey(t, elliptic.P256()), nil)
 	var last ocispec.Descriptor
 	for i, key := range []string{first, second, first, second} {
-		d, err := sigstore.Sign(t.Context(), open(t, reg), form, sigstore.Options{KeyFile: key, Scheme: sigstore.SchemeTag})
+		d, err := sigstore.Sign(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, sigstore.Options{KeyFile: key, Scheme: sigstore.SchemeTag})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,8 +230,8 @@ func TestTagKeepsSignatures(t *testing.T) {
 		}
 		last = d
 	}
-	m := fetch(t, open(t, reg), last)
-	raw, err := content.FetchAll(t.Context(), open(t, reg).Blobs(), m.Config)
+	m := fetch(t, regtest.Repository(t, reg.Host(), "app"), last)
+	raw, err := content.FetchAll(t.Context(), regtest.Repository(t, reg.Host(), "app").Blobs(), m.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,11 +259,11 @@ func TestTagOfSomebodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	private, _ := pair(t, newKey(t, elliptic.P256()), nil)
-	_, err = sigstore.Sign(t.Context(), open(t, reg), form, sigstore.Options{KeyFile: private, Scheme: sigstore.SchemeTag})
+	_, err = sigstore.Sign(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, sigstore.Options{KeyFile: private, Scheme: sigstore.SchemeTag})
 	if err == nil || !strings.Contains(err.Error(), "not signatures") {
 		t.Errorf("Sign: %v, want it to leave somebody's image alone", err)
 	}
-	if d, err := open(t, reg).Resolve(t.Context(), tag); err != nil || d.Digest != img.Descriptor.Digest {
+	if d, err := regtest.Repository(t, reg.Host(), "app").Resolve(t.Context(), tag); err != nil || d.Digest != img.Descriptor.Digest {
 		t.Errorf("the tag holds %s (%v), want %s as before", d.Digest, err, img.Descriptor.Digest)
 	}
 }
@@ -306,7 +291,7 @@ func TestSignRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := sigstore.Sign(t.Context(), open(t, reg), tc.subject, tc.opts)
+			_, err := sigstore.Sign(t.Context(), regtest.Repository(t, reg.Host(), "app"), tc.subject, tc.opts)
 			if err == nil || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("Sign: %v, want it to say %q", err, tc.says)
 			}
@@ -322,7 +307,7 @@ func TestPassword(t *testing.T) {
 	form := pushForm(t, reg)
 	private, public := pair(t, newKey(t, elliptic.P256()), []byte("secret"))
 	sign := func(password []byte) error {
-		_, err := sigstore.Sign(t.Context(), open(t, reg), form, sigstore.Options{KeyFile: private, Password: password})
+		_, err := sigstore.Sign(t.Context(), regtest.Repository(t, reg.Host(), "app"), form, sigstore.Options{KeyFile: private, Password: password})
 		return err
 	}
 	t.Setenv("COSIGN_PASSWORD", "") // so that it is as before in the end
