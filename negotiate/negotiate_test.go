@@ -218,15 +218,22 @@ func TestConfigAndReferrersAreAskedTogether(t *testing.T) {
 	reg := regtest.New(t, regtest.Options{})
 	putImage(t, reg, "app", "1", regtest.ImageSpec{})
 	config, list := hang(reg, "/blobs/"), hang(reg, "/referrers/")
+	planUntil(t, reg, config, list)
+}
+
+// planUntil plans for app:1 until all of asked are closed.
+func planUntil(t *testing.T, reg *regtest.Registry, asked ...<-chan struct{}) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	n := newNegotiator(t, negotiate.Options{})
-	go func() {
+	go func() { // awaited below
 		_, err := n.Plan(ctx, negotiate.Request{Reference: reg.Ref("app", "1"), Platform: amd64})
 		done <- err
 	}()
-	<-config
-	<-list
+	for _, one := range asked {
+		<-one
+	}
 	cancel()
 	if err := <-done; reason.Of(err) != reason.Cancelled {
 		t.Errorf("got %v, want the cancellation", err)
@@ -261,19 +268,7 @@ func TestReferrersOfAnIndexsManifestAreAskedWhileItIsFetched(t *testing.T) {
 		t.Fatal(err)
 	}
 	manifest, list := hang(reg, "/manifests/"+img.Descriptor.Digest.String()), hang(reg, "/referrers/"+img.Descriptor.Digest.String())
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	n := newNegotiator(t, negotiate.Options{})
-	go func() {
-		_, err := n.Plan(ctx, negotiate.Request{Reference: reg.Ref("app", "1"), Platform: amd64})
-		done <- err
-	}()
-	<-manifest
-	<-list
-	cancel()
-	if err := <-done; reason.Of(err) != reason.Cancelled {
-		t.Errorf("got %v, want the cancellation", err)
-	}
+	planUntil(t, reg, manifest, list)
 }
 
 // BenchmarkPlan10msLink plans for images behind 10 ms a request, on a warm connection.
