@@ -148,16 +148,7 @@ func TestValidateReportsEveryKey(t *testing.T) {
 		Attach:  configs.Attach{Driver: "floppy"},
 		Breaker: configs.Breaker{Failures: 0},
 	}
-	err := bad.Validate()
-	if err == nil {
-		t.Fatal("valid")
-	}
-	var keys []string
-	for line := range strings.Lines(err.Error()) {
-		key, _, _ := strings.Cut(line, ": ")
-		keys = append(keys, key)
-	}
-	want := []string{
+	expectProblems(t, bad.Validate(), []string{
 		"version", "root", "state", "disabled[0]", "disabled[1]", "disabled[2]", "cri.backend", "containerd.address",
 		"containerd.namespace", "containerd.image_verifier_dir", "containerd.image_verifier_timeout", "containerd.image_verifier_max",
 		"registry.config_path", "registry.docker_config",
@@ -165,6 +156,19 @@ func TestValidateReportsEveryKey(t *testing.T) {
 		"pull.negotiate_timeout", "pull.attach_timeout", "pull.node_timeout", "pull.recheck_after",
 		"cache.dir", "cache.max_size", "reads.give_up_after", "attach.driver",
 		"breaker.failures", "breaker.open_for", "log.level", "log.format",
+	})
+}
+
+// expectProblems compares the keys that err, of Validate, has a line for.
+func expectProblems(t *testing.T, err error, want []string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("valid")
+	}
+	var keys []string
+	for line := range strings.Lines(err.Error()) {
+		key, _, _ := strings.Cut(line, ": ")
+		keys = append(keys, key)
 	}
 	if diff := cmp.Diff(want, keys); diff != "" {
 		t.Errorf("keys with problems (-want +got):\n%s\n%s", diff, err)
