@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,31 +12,16 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/control"
+	"github.com/referee-cri/referee/internal/control/controltest"
 	"github.com/referee-cri/referee/internal/logging"
 )
 
 // answering is a daemon that knows one path. It ends with the test, or end.
 func answering(t *testing.T, path string, handler http.HandlerFunc) (client control.Client, end func()) {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "control.sock")
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc(path, handler)
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- control.Serve(ctx, listener, mux) }() // awaited by end
-	end = func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-		served <- nil
-	}
-	t.Cleanup(end)
-	return control.Client{Path: socket}, end
+	return controltest.Serve(t, mux)
 }
 
 var oneVolume = status{

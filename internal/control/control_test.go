@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -14,40 +13,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/referee-cri/referee/internal/control"
+	"github.com/referee-cri/referee/internal/control/controltest"
 )
-
-// serve answers with handler until the test ends, or end is called.
-func serve(t *testing.T, handler http.HandlerFunc) (client control.Client, end func()) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "control.sock")
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- control.Serve(ctx, listener, handler) }() // awaited by end
-	end = func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		done <- nil
-	}
-	t.Cleanup(end)
-	return control.Client{Path: path}, end
-}
 
 func TestLinesArriveOneByOne(t *testing.T) {
 	t.Parallel()
 	next := make(chan struct{})
-	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	client, _ := controltest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		stream := control.NewStream(w)
 		for i := range 3 {
 			_ = stream.Send(map[string]any{"n": i, "asked": r.Method + " " + r.URL.String()})
 			<-next // the client has it
 		}
-	})
+	}))
 	var got []string
 	err := client.Do(t.Context(), http.MethodPost, "/v1/things?a=b", func(line json.RawMessage) error {
 		got = append(got, string(line))
@@ -70,13 +48,13 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 	if err := missing.Do(t.Context(), http.MethodGet, "/", none); !errors.Is(err, control.ErrNoDaemon) {
 		t.Errorf("without a daemon: %v", err)
 	}
-	client, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+	client, _ := controltest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/plain" {
 			http.NotFound(w, r)
 			return
 		}
 		control.Fail(w, http.StatusConflict, errors.New("not twice"))
-	})
+	}))
 	if err := client.Do(t.Context(), http.MethodGet, "/", none); err == nil || !strings.Contains(err.Error(), "not twice") {
 		t.Errorf("a refusal: %v", err)
 	}
@@ -88,10 +66,10 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 func TestServeEndsWhatIsBeingAnswered(t *testing.T) {
 	t.Parallel()
 	asked := make(chan struct{})
-	client, end := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+	client, end := controltest.Serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(asked)
 		<-r.Context().Done()
-	})
+	}))
 	answered := make(chan struct{})
 	go func() { // ends with the server
 		defer close(answered)
