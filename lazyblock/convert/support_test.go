@@ -14,6 +14,7 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/convert/source"
 	"github.com/referee-cri/referee/lazyblock/erofs"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
 
@@ -80,25 +81,7 @@ func mergedDisk(t testing.TB, layers []Layer) string {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	path := filepath.Join(t.TempDir(), "merged")
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	for off, length := range device.Data() {
-		buf := make([]byte, length)
-		if _, err := device.ReadRange(t.Context(), buf, off); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := out.WriteAt(buf, off); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := out.Truncate(device.Size()); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return formattest.SparseFile(t, device)
 }
 
 // gnuTar packs a directory's content with the tar of this machine.

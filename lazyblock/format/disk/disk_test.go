@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -226,9 +225,7 @@ func TestDynamicBlocksAreThoseOfTheDisk(t *testing.T) {
 	if d.Size() != int64(len(raw)) {
 		t.Fatalf("disk of %d bytes, want %d", d.Size(), len(raw))
 	}
-	sparse, ok := d.(interface {
-		Data() iter.Seq2[int64, int64]
-	})
+	sparse, ok := d.(formattest.Sparse)
 	if !ok {
 		t.Fatal("the disk does not say where its data is")
 	}

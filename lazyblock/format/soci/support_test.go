@@ -1,8 +1,6 @@
 package soci
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -40,26 +38,6 @@ func open(t testing.TB, form lazyblock.Form) lazyblock.Volume {
 	return v
 }
 
-// dump reads all of a device.
-func dump(t testing.TB, d lazyblock.Device) []byte {
-	t.Helper()
-	data := make([]byte, d.Size())
-	if n, err := d.ReadRange(t.Context(), data, 0); n < len(data) {
-		t.Fatal(err)
-	}
-	return data
-}
-
-// imageFile writes all of a volume to a file.
-func imageFile(t testing.TB, v lazyblock.Volume) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, dump(t, v.Primary), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // reference is the reference image with its tables.
 func reference(t testing.TB) lazyblock.Form {
 	t.Helper()
@@ -70,5 +48,5 @@ func reference(t testing.TB) lazyblock.Form {
 // expectTree mounts a volume and compares what the kernel shows.
 func expectTree(t testing.TB, want treecmp.Tree, v lazyblock.Volume) {
 	t.Helper()
-	treecmp.ExpectAt(t, want, fsimage.MountFile(t, imageFile(t, v)), formattest.CountsWhiteout)
+	treecmp.ExpectAt(t, want, fsimage.MountFile(t, formattest.SparseFile(t, v.Primary)), formattest.CountsWhiteout)
 }

@@ -162,13 +162,3 @@ func dump(t testing.TB, d lazyblock.Device, step int) []byte {
 	}
 	return data
 }
-
-// imageFile writes all of a volume to a file.
-func imageFile(t testing.TB, v lazyblock.Volume) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, dump(t, v.Primary, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}

@@ -24,7 +24,7 @@ func TestEveryPrefixIsTheRecordedTree(t *testing.T) {
 		t.Run(fmt.Sprintf("prefix %d", n), func(t *testing.T) {
 			t.Parallel()
 			want := formattest.TinyTrees(t)[n-1]
-			image := imageFile(t, open(t, tars[:n]...))
+			image := formattest.SparseFile(t, open(t, tars[:n]...).Primary)
 			fsimage.CheckEROFS(t, image)
 			treecmp.ExpectAt(t, want, fsimage.MountFile(t, image), formattest.CountsWhiteout)
 			treecmp.ExpectAt(t, want, fsimage.MountLoop(t, "erofs", image), formattest.CountsWhiteout)
@@ -73,7 +73,7 @@ func TestALayerMayStandTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	hide := makeTar(t, tar.Header{Name: ".wh.a"})
-	treecmp.ExpectAt(t, want, fsimage.MountFile(t, imageFile(t, open(t, layer, hide, layer))))
+	treecmp.ExpectAt(t, want, fsimage.MountFile(t, formattest.SparseFile(t, open(t, layer, hide, layer).Primary)))
 }
 
 func TestSmallNeighboursAreReadTogether(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/format/formattest"
 	"github.com/referee-cri/referee/lazyblock/format/overlaybd"
 )
 
@@ -191,7 +192,7 @@ func TestBrokenArchivesAreRefused(t *testing.T) {
 
 // readAll reads what a disk has stored.
 func readAll(ctx context.Context, v lazyblock.Volume) error {
-	disk, ok := v.Primary.(sparse)
+	disk, ok := v.Primary.(formattest.Sparse)
 	if !ok {
 		return nil
 	}

@@ -1,10 +1,6 @@
 package turbooci
 
 import (
-	"io"
-	"iter"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,36 +34,6 @@ func open(t testing.TB, form lazyblock.Form) lazyblock.Volume {
 	return v
 }
 
-// sparse is a disk that knows where its data is.
-type sparse interface {
-	lazyblock.Device
-	Data() iter.Seq2[int64, int64]
-}
-
-// export writes a disk to a sparse file.
-func export(t testing.TB, v lazyblock.Volume) string {
-	t.Helper()
-	disk, ok := v.Primary.(sparse)
-	if !ok {
-		t.Fatalf("a %T does not know where its data is", v.Primary)
-	}
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(disk.Size()); err != nil {
-		t.Fatal(err)
-	}
-	for off, n := range disk.Data() {
-		r := io.NewSectionReader(lazyblock.ReaderAt(t.Context(), disk), off, n)
-		if _, err := io.Copy(io.NewOffsetWriter(f, off), r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return f.Name()
-}
-
 // reference is the reference image in a form.
 func reference(t testing.TB, form digest.Digest) lazyblock.Form {
 	t.Helper()
@@ -79,7 +45,7 @@ func reference(t testing.TB, form digest.Digest) lazyblock.Form {
 // shows.
 func expectTree(t testing.TB, want treecmp.Tree, v lazyblock.Volume, differs ...treecmp.Ignore) {
 	t.Helper()
-	treecmp.ExpectAt(t, want, fsimage.MountLoop(t, v.FSType, export(t, v)), differs...)
+	treecmp.ExpectAt(t, want, fsimage.MountLoop(t, v.FSType, formattest.SparseFile(t, v.Primary)), differs...)
 }
 
 // What the writers of both forms do (reference README).
