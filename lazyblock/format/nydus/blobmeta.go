@@ -66,8 +66,10 @@ func (d *decoder) readMeta(ctx context.Context, r lazyblock.RangeReader, blob *b
 	if err != nil {
 		return nil, nil, err
 	}
+	// The table of members vouches for the rows; how they are compressed it cannot
+	// always say (it has no number for gzip).
 	if listed, ok := members[memberMeta]; ok {
-		if rows, err = d.read(ctx, r, listed); err != nil {
+		if err := listed.verify(rows); err != nil {
 			return nil, nil, err
 		}
 	}

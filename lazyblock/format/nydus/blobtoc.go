@@ -83,10 +83,15 @@ func (d *decoder) read(ctx context.Context, r lazyblock.RangeReader, m member) (
 	if err != nil {
 		return nil, err
 	}
+	return content, m.verify(content)
+}
+
+// verify compares a member's content with its digest.
+func (m *member) verify(content []byte) error {
 	if sum := sha256.Sum256(content); sum != m.sum {
-		return nil, corrupt("it has the digest %x, want %x", sum, m.sum)
+		return corrupt("it has the digest %x, want %x", sum, m.sum)
 	}
-	return content, nil
+	return nil
 }
 
 // expand is read without the digest.
