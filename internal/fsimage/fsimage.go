@@ -137,11 +137,18 @@ func remove(path string) error {
 	return errors.Join(os.Remove(path), os.Chtimes(dir, time.Time{}, info.ModTime()))
 }
 
-// EROFS makes an EROFS image of dir with mkfs.erofs.
+// EROFS makes an EROFS image of dir with mkfs.erofs. Equal directories give equal
+// images: a test that damages them damages the same thing each time.
 func EROFS(t testing.TB, dir string, arguments ...string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
-	return program(t, path, "mkfs.erofs", append(arguments, path, dir)...)
+	const (
+		uuid  = "-U5ef1a4c2-0f5c-4c36-9e1c-0c6f2f1d7a11"
+		built = "SOURCE_DATE_EPOCH=4102444800" // in 2100: the time of no file is later
+	)
+	cmd := exec.CommandContext(t.Context(), "mkfs.erofs", slices.Concat([]string{uuid}, arguments, []string{path, dir})...)
+	cmd.Env = append(os.Environ(), built)
+	return made(t, path, cmd)
 }
 
 // Ext4 makes an ext4 disk of dir with mkfs.ext4.
@@ -165,10 +172,15 @@ func DynamicVHD(t testing.TB, disk []byte) []byte {
 // program runs a program and returns the file that it makes.
 func program(t testing.TB, makes, name string, arguments ...string) []byte {
 	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), name, arguments...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %v: %v: %s", name, arguments, err, out)
+	return made(t, makes, exec.CommandContext(t.Context(), name, arguments...))
+}
+
+func made(t testing.TB, path string, cmd *exec.Cmd) []byte {
+	t.Helper()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", cmd, err, out)
 	}
-	content, err := os.ReadFile(makes)
+	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 // or with one without checksums, gives reason.NotAttachable; the former error
 // wraps ErrNotSeekable. memory keeps decoded frames; nil: the reader has its own.
 func Open(ctx context.Context, blob lazyblock.RangeReader, memory *span.Memory) (*span.Reader, error) {
-	t, err := lazyblock.Reread(ctx, blob, readTable)
+	t, err := openTable(ctx, blob)
 	if err != nil {
 		return nil, fmt.Errorf("open seekable zstd: %w", err)
 	}
@@ -24,8 +24,11 @@ func Open(ctx context.Context, blob lazyblock.RangeReader, memory *span.Memory) 
 	if err != nil {
 		return nil, fmt.Errorf("open seekable zstd: %w", err)
 	}
-	decode := func(i int, dst, src []byte) error { return decodeFrame(decoder, t.checksums[i], dst, src) }
-	r, err := span.New(blob, t.spans, decode, span.Options{Memory: memory})
+	decode := func(i int, dst, src []byte) error {
+		return decodeFrame(decoder, t.entries[i].checksum.Load(), dst, src)
+	}
+	reread := func(ctx context.Context, i int) error { return t.reread(ctx, blob, i) }
+	r, err := span.New(blob, t.spans, decode, span.Options{Memory: memory, Reread: reread})
 	if err != nil {
 		return nil, fmt.Errorf("open seekable zstd: %w", err)
 	}

@@ -172,19 +172,61 @@ func (r *rotten) Invalidate(_ context.Context, off, n int64) error {
 func TestWhatRottedInTheCacheIsReadAgain(t *testing.T) {
 	t.Parallel()
 	content := mixed(100_000)
-	good := compress(t, content, 30_000)
-	r := &rotten{InMemory: good, wrong: map[int64]bool{int64(len(good) - 9 - 12): true, 1000: true}}
-	reader, err := seekable.Open(t.Context(), r, nil)
-	if err != nil {
-		t.Fatal(err)
+	for _, lengths := range []int{30_000, 0} {
+		good := compress(t, content, 30_000)
+		name := "frames of one length"
+		if lengths == 0 {
+			good, name = uneven(t, content), "frames of several lengths"
+		}
+		end := int64(len(good))
+		for what, at := range map[string][]int64{
+			"magic":              {end - 1},
+			"descriptor":         {end - 5},
+			"number of frames":   {end - 9},
+			"stored length":      {end - 9 - 12},
+			"length of a frame":  {end - 9 - 3*12 + 4},
+			"checksum":           {end - 9 - 12 + 8},
+			"several of them":    {end - 1, end - 9 - 4*12 + 5, end - 9 - 2*12 + 8, 1000},
+			"the first checksum": {end - 9 - 4*12 + 8},
+		} {
+			t.Run(name+", "+what, func(t *testing.T) {
+				t.Parallel()
+				r := &rotten{InMemory: good, wrong: map[int64]bool{}}
+				for _, off := range at {
+					r.wrong[off] = true
+				}
+				reader, err := seekable.Open(t.Context(), r, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := make([]byte, len(content))
+				if _, err := reader.ReadRange(t.Context(), p, 0); err != nil || !bytes.Equal(p, content) {
+					t.Errorf("wrong bytes, or %v", err)
+				}
+				if r.forgot == 0 {
+					t.Error("nothing was invalidated")
+				}
+			})
+		}
 	}
-	p := make([]byte, len(content))
-	if _, err := reader.ReadRange(t.Context(), p, 0); err != nil || !bytes.Equal(p, content) {
-		t.Errorf("wrong bytes, or %v", err)
+}
+
+// uneven compresses content in four frames of different lengths.
+func uneven(t *testing.T, content []byte) lazyblock.InMemory {
+	t.Helper()
+	le := binary.LittleEndian
+	var frames, table []byte
+	for _, part := range [][]byte{content[:30_000], content[30_000:50_000], content[50_000:90_000], content[90_000:]} {
+		whole := compress(t, part, len(part))
+		stored := len(whole) - 9 - 12 - 8
+		frames = append(frames, whole[:stored]...)
+		table = append(table, whole[stored+8:][:12]...)
 	}
-	if r.forgot == 0 {
-		t.Error("nothing was invalidated")
-	}
+	frames = le.AppendUint32(frames, 0x184D2A5E)
+	frames = le.AppendUint32(frames, uint32(len(table)+9))
+	frames = append(frames, table...)
+	frames = append(le.AppendUint32(frames, uint32(len(table)/12)), 0x80)
+	return le.AppendUint32(frames, 0x8F92EAB1)
 }
 
 func FuzzOpen(f *testing.F) {

@@ -210,6 +210,11 @@ func (r *Reader) decodeOrRefetch(ctx context.Context, i int, dst, src []byte) er
 		if err := lazyblock.ReadFull(ctx, r.blob, *fresh, s.Off); err != nil {
 			return fmt.Errorf("fetch span %d again: %w", i, err)
 		}
+		if r.reread != nil {
+			if err := r.reread(ctx, i); err != nil {
+				return fmt.Errorf("span %d: %w", i, err)
+			}
+		}
 		err = r.decode(i, dst, *fresh)
 	}
 	if err != nil {

@@ -34,6 +34,10 @@ type Options struct {
 	// Raw tells which spans are stored as they are and not verified: of these a
 	// read fetches what it wants, without Decode. nil: none.
 	Raw func(i int) bool
+	// Reread is called where span i does not decode and there is a cache below,
+	// before it is decoded once more from fresh bytes: what Decode judges it by may
+	// have rotted there as well. nil: that has been checked.
+	Reread func(ctx context.Context, i int) error
 	// Memory keeps decoded spans; nil: one of DefaultMemory bytes for this reader.
 	Memory *Memory
 }
@@ -52,6 +56,7 @@ type Reader struct {
 	spans  []Span
 	decode Decode
 	raw    func(int) bool
+	reread func(context.Context, int) error // may be nil
 	size   int64
 	memory *Memory
 	closed atomic.Bool
@@ -66,7 +71,7 @@ var (
 // spans is kept. blob stays its owner's. Spans that overlap, lie outside the blob
 // or are larger than MaxSize and MaxStored give reason.FormatCorrupt.
 func New(blob lazyblock.RangeReader, spans []Span, decode Decode, opts Options) (*Reader, error) {
-	r := &Reader{blob: blob, spans: spans, decode: decode, raw: opts.Raw, size: opts.Size, memory: opts.Memory}
+	r := &Reader{blob: blob, spans: spans, decode: decode, raw: opts.Raw, reread: opts.Reread, size: opts.Size, memory: opts.Memory}
 	if r.raw == nil {
 		r.raw = func(int) bool { return false }
 	}
