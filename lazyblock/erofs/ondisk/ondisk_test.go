@@ -41,7 +41,7 @@ func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 // manyThings fills dir with every type of file.
-func manyThings(t *testing.T, dir string) {
+func manyThings(t testing.TB, dir string) {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -84,7 +84,7 @@ func manyThings(t *testing.T, dir string) {
 
 // mkfs makes an image of dir, or of many things where dir is empty. BLOB in the
 // arguments stands for the file of a second device.
-func mkfs(t *testing.T, dir string, arguments ...string) (image, second blob) {
+func mkfs(t testing.TB, dir string, arguments ...string) (image, second blob) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("owners, devices and mounts need root")
@@ -363,6 +363,20 @@ func walk(ctx context.Context, b blob) error {
 		if f.Inode.Type() != erofs.TypeRegular {
 			return nil
 		}
+		if f.Compressed() {
+			clusters, err := image.Clusters(ctx, f)
+			end := int64(0)
+			for _, c := range clusters {
+				if c.At != end || c.Length <= 0 || c.Off < 0 || c.Stored < 0 || c.Off > b.Size()-max(c.Stored, 1) {
+					panic(fmt.Sprintf("clusters %v of %d bytes", clusters, f.Inode.Size))
+				}
+				end += c.Length
+			}
+			if err == nil && end != f.Inode.Size {
+				panic(fmt.Sprintf("clusters of %d bytes for %d", end, f.Inode.Size))
+			}
+			return err
+		}
 		extents, err := image.Extents(ctx, f)
 		for i, e := range extents {
 			if e.Length <= 0 || e.At < 0 || e.At+e.Length > f.Inode.Size || i > 0 && e.At < extents[i-1].At+extents[i-1].Length {
@@ -456,6 +470,15 @@ func FuzzWalk(f *testing.F) {
 	b := smallImage(f)
 	binary.LittleEndian.PutUint32(b[1024+8:], 0)
 	f.Add([]byte(b))
+	dir := f.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("same "), 20_000), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	for _, arguments := range [][]string{{"-zlz4"}, {"-zlz4", "-Elegacy-compress"}, {"-zlz4hc", "-C16384", "-Eztailpacking"}} {
+		compressed, _ := mkfs(f, dir, arguments...)
+		binary.LittleEndian.PutUint32(compressed[1024+8:], 0)
+		f.Add([]byte(compressed))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if err := walk(t.Context(), b); errors.Is(err, io.EOF) {
 			t.Errorf("bytes were read that are not there: %v", err)

@@ -46,6 +46,14 @@ func TestConformance(t *testing.T) {
 		formattest.Corrupt("an image without its end", 2, func(b []byte) []byte { return b[:len(b)-4096] }),
 		formattest.Corrupt("names that are none", 2, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("setuid"), []byte("set/id")) }),
 	}
+	damagesWithin := []formattest.Damage{
+		formattest.Corrupt("a superblock that is not its checksum's", 2, func(b []byte) []byte { return formattest.Flip(b, 1024+48) }),
+		formattest.Corrupt("an image without its end", 2, func(b []byte) []byte { return b[:len(b)-4096] }),
+		formattest.Corrupt("clusters that do not expand", 0, func(b []byte) []byte {
+			clear(b[len(b)/2 : len(b)/2+64<<10])
+			return b
+		}),
+	}
 	ignores := []treecmp.Ignore{formattest.CountsWhiteout}
 	open := func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {
 		return erofslayers.Open(ctx, form, nil)
@@ -55,6 +63,11 @@ func TestConformance(t *testing.T) {
 		Cases: []formattest.Case{
 			{Name: "as containerd converts", Want: trees, Ignores: ignores, Damages: damages, Image: layers(erofslayers.MediaType, plain, "-Enoinline_data")},
 			{Name: "with inline tails", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain)},
+			{Name: "in LZ4", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain, "-zlz4"), Damages: damagesWithin},
+			{Name: "in LZ4 with longer indexes", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain, "-zlz4hc,9", "-Elegacy-compress")},
+			{Name: "in LZ4 in clusters of 64 KiB", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain, "-zlz4hc", "-C65536")},
+			{Name: "in LZ4 in clusters of 64 KiB with longer indexes", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain, "-zlz4", "-C65536", "-Elegacy-compress")},
+			{Name: "in LZ4 with packed tails", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain, "-zlz4", "-C16384", "-Eztailpacking")},
 			{Name: "in small chunks", Want: trees, Ignores: ignores, Image: layers(erofslayers.MediaType, plain, "--chunksize=4096")},
 		},
 	})

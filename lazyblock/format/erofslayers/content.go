@@ -2,6 +2,7 @@ package erofslayers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -22,6 +23,7 @@ type content struct {
 	image  lazyblock.RangeReader
 	pieces []piece // sorted by address
 	size   int64
+	packed packed
 	closer io.Closer
 }
 
@@ -29,7 +31,11 @@ var _ toc.Content = (*content)(nil)
 
 // piece is a stored part of a file that is not contiguous. What lies between two
 // is zeros.
-type piece struct{ at, length, off int64 }
+type piece struct {
+	at, length int64
+	off        int64 // in the image, or in what is expanded of it
+	packed     bool
+}
 
 // maxPieces bounds the table of one layer: 96 MiB.
 const maxPieces = 4 << 20
@@ -55,15 +61,50 @@ func (c *content) place(super *ondisk.Super, extents []ondisk.Extent, size int64
 	if len(extents) == 1 && extents[0].At == 0 && extents[0].Length == size {
 		return extents[0].Off, nil
 	}
-	if len(c.pieces)+len(extents) > maxPieces {
+	at, err := c.room(len(extents), size)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range extents {
+		c.pieces = append(c.pieces, piece{at: at + e.At, length: e.Length, off: e.Off})
+	}
+	return at, nil
+}
+
+// placeClusters is place for a file that is compressed within the image.
+func (c *content) placeClusters(clusters []ondisk.Cluster, size int64) (int64, error) {
+	at, err := c.room(len(clusters), size)
+	if err != nil {
+		return 0, err
+	}
+	for i := range clusters {
+		one := &clusters[i]
+		p := piece{at: at + one.At, length: one.Length, off: one.Off}
+		if one.Stored > 0 {
+			p.off, p.packed = c.packed.add(one), true
+		}
+		if n := len(c.pieces); n > 0 && c.pieces[n-1].leadsTo(&p) {
+			c.pieces[n-1].length += p.length
+			continue
+		}
+		c.pieces = append(c.pieces, p)
+	}
+	return at, nil
+}
+
+// leadsTo tells whether next goes on where p ends, on both sides.
+func (p *piece) leadsTo(next *piece) bool {
+	return p.packed == next.packed && p.at+p.length == next.at && p.off+p.length == next.off
+}
+
+// room gives a file of size bytes in pieces an address behind all others.
+func (c *content) room(pieces int, size int64) (int64, error) {
+	if len(c.pieces)+len(c.packed.spans)+pieces > maxPieces {
 		return 0, reason.Errorf(reason.NotAttachable, "files in more than %d pieces", maxPieces)
 	}
 	at := c.size
 	if size > maxContent-at {
 		return 0, reason.Errorf(reason.FormatCorrupt, "files of more than %d bytes", int64(maxContent))
-	}
-	for _, e := range extents {
-		c.pieces = append(c.pieces, piece{at + e.At, e.Length, e.Off})
 	}
 	c.size += size
 	return at, nil
@@ -76,7 +117,7 @@ const maxContent = 1 << 44
 func (c *content) Size() int64 { return c.size }
 
 // Close lets go of what was decoded.
-func (c *content) Close() error { return c.closer.Close() }
+func (c *content) Close() error { return errors.Join(c.packed.Close(), c.closer.Close()) }
 
 // ReadRange implements lazyblock.RangeReader.
 func (c *content) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
@@ -99,13 +140,13 @@ func (c *content) read(ctx context.Context, p []byte, off int64) error {
 	clear(p[own:])
 	var todo []piece
 	if own > 0 {
-		todo = append(todo, piece{off, own, off})
+		todo = append(todo, piece{at: off, length: own, off: off})
 	}
 	first := sort.Search(len(c.pieces), func(i int) bool { return c.pieces[i].at+c.pieces[i].length > off })
 	for i := first; i < len(c.pieces) && c.pieces[i].at < end; i++ {
 		s := c.pieces[i]
 		from, to := max(off, s.at), min(end, s.at+s.length)
-		todo = append(todo, piece{from, to - from, s.off + from - s.at})
+		todo = append(todo, piece{at: from, length: to - from, off: s.off + from - s.at, packed: s.packed})
 	}
 	if len(todo) == 1 {
 		return c.readPiece(ctx, p, off, todo[0])
@@ -120,7 +161,11 @@ func (c *content) read(ctx context.Context, p []byte, off int64) error {
 
 // readPiece fills the part of p, the bytes from off, that s has.
 func (c *content) readPiece(ctx context.Context, p []byte, off int64, s piece) error {
-	if err := lazyblock.ReadFull(ctx, c.image, p[s.at-off:][:s.length], s.off); err != nil {
+	from := c.image
+	if s.packed {
+		from = c.packed.reader
+	}
+	if err := lazyblock.ReadFull(ctx, from, p[s.at-off:][:s.length], s.off); err != nil {
 		return fmt.Errorf("EROFS image: %w", err)
 	}
 	return nil

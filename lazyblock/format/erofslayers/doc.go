@@ -9,9 +9,10 @@
 // the layers instead would give a root that cannot be mounted with an ID mapping
 // (overlayfs has none as a source), so no user-namespaced pod could use it.
 //
-// Layers that are compressed within cannot be merged, as there is no plain copy of
-// a file's bytes to point at: they are refused with reason.NotAttachable, as are
-// layers compressed as a whole, unless with zstd that can be sought.
+// Files that are compressed within a layer, with LZ4, are expanded here when they
+// are read. Files with another algorithm, or with fragments, cannot be merged and
+// are refused with reason.NotAttachable, as are layers compressed as a whole, unless
+// with zstd that can be sought.
 //
 // EROFS has no checksums of data: what is read is as right as the registry and the
 // connection to it, until the whole blob is compared with its digest.

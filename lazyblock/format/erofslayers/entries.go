@@ -38,6 +38,9 @@ func readLayer(ctx context.Context, blob lazyblock.FormBlob, memory *span.Memory
 		return nil, nil, errors.Join(err, frames.Close())
 	}
 	l.content.closer = frames
+	if err := l.content.packed.open(plain, l.image.ZeroPadded(), memory); err != nil {
+		return nil, nil, errors.Join(err, frames.Close())
+	}
 	return l.content, l.entries, nil
 }
 
@@ -82,12 +85,8 @@ func (l *listing) add(ctx context.Context, name string, f *ondisk.File) error {
 		l.names[f.NID] = name
 	}
 	if entry.Link == "" && f.Inode.Type() == erofs.TypeRegular && f.Inode.Size > 0 {
-		extents, err := l.image.Extents(ctx, f)
-		if err != nil {
+		if entry.At, err = l.place(ctx, f); err != nil {
 			return fmt.Errorf("%.256q: %w", name, err)
-		}
-		if entry.At, err = l.content.place(&l.image.Super, extents, f.Inode.Size); err != nil {
-			return err
 		}
 	}
 	l.entries = append(l.entries, entry)
@@ -95,6 +94,22 @@ func (l *listing) add(ctx context.Context, name string, f *ondisk.File) error {
 		l.entries = append(l.entries, toc.Entry{Name: path.Join(name, whiteoutOpaque), Inode: erofs.Inode{Mode: erofs.TypeRegular}})
 	}
 	return nil
+}
+
+// place gives a file an address in the layer's content.
+func (l *listing) place(ctx context.Context, f *ondisk.File) (int64, error) {
+	if f.Compressed() {
+		clusters, err := l.image.Clusters(ctx, f)
+		if err != nil {
+			return 0, err
+		}
+		return l.content.placeClusters(clusters, f.Inode.Size)
+	}
+	extents, err := l.image.Extents(ctx, f)
+	if err != nil {
+		return 0, err
+	}
+	return l.content.place(&l.image.Super, extents, f.Inode.Size)
 }
 
 // takeOverlay takes the attributes that an unpacked layer would not have, and says
