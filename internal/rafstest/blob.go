@@ -27,6 +27,7 @@ const (
 	Aligned = 0x1
 	V2      = 0x4
 	Digests = 0x20
+	Zran    = 0x8 | 0x10 // and the list of chunks is elsewhere
 	Batched = 0x80
 	TarTOC  = 0x10000000 | 0x20000000 | 0x40000000
 )
@@ -43,8 +44,9 @@ type chunk struct {
 	off, stored int
 	packed      bool
 	digest      [32]byte
-	batch       int // -1: none
+	batch       int // or stretch; -1: none
 	within      int
+	zran        bool
 }
 
 // blob is a data blob under construction.
@@ -53,6 +55,8 @@ type blob struct {
 	data    bytes.Buffer // stored
 	address int          // uncompressed, the next one
 	chunks  []chunk
+
+	original *original // holds the data, nil: the blob does
 
 	pending  []byte   // of the batch under construction
 	waiting  []int    // its chunks
@@ -65,6 +69,7 @@ type blob struct {
 	toc                           []byte
 	tocDigest                     [32]byte
 	stored                        int // bytes of chunks
+	listDigest                    [32]byte
 }
 
 // add appends a file's content and returns the block at which it begins.
@@ -166,8 +171,11 @@ func (o Options) digest(p []byte) [32]byte {
 
 func (b *blob) features() uint32 {
 	features := uint32(Aligned | TarTOC | Digests)
-	if b.opts.V2 || b.opts.Batch > 0 {
+	if b.opts.V2 || b.opts.Batch > 0 || b.original != nil {
 		features |= V2
+	}
+	if b.original != nil {
+		features |= Zran
 	}
 	if b.opts.Batch > 0 {
 		features |= Batched
@@ -179,14 +187,18 @@ func (b *blob) features() uint32 {
 func (b *blob) finish(t testing.TB) {
 	t.Helper()
 	b.flush(t)
-	b.stored = b.data.Len()
-	b.header("image.blob", b.stored)
-	b.row("image.blob", None, b.data.Bytes()[:b.stored], 0, b.stored, b.address)
+	metaHow := b.opts.Compression
+	if b.stored = b.data.Len(); b.original == nil {
+		b.header("image.blob", b.stored)
+		b.row("image.blob", None, b.data.Bytes()[:b.stored], 0, b.stored, b.address)
+	} else {
+		b.stored, metaHow = len(b.original.file), Zstd
+	}
 
 	meta := b.meta()
 	b.metaOff, b.metaSize = b.data.Len(), len(meta)
-	out := compress(t, b.opts.Compression, meta)
-	if b.metaHow = b.opts.Compression; out == nil || len(out) >= len(meta) {
+	out := compress(t, metaHow, meta)
+	if b.metaHow = metaHow; out == nil || len(out) >= len(meta) {
 		out, b.metaHow = meta, None
 	}
 	b.metaStored = len(out)
@@ -210,6 +222,10 @@ func (b *blob) finish(t testing.TB) {
 	b.header("rafs.blob.toc", len(b.toc))
 	b.toc = bytes.Clone(b.data.Bytes()[start:])
 	b.tocDigest = sha256.Sum256(b.toc)
+	if b.original != nil {
+		b.finishOriginal()
+		return
+	}
 	sum := sha256.Sum256(b.data.Bytes())
 	b.id = hex.EncodeToString(sum[:])
 }
@@ -231,11 +247,17 @@ func (b *blob) meta() []byte {
 		}
 		if c.batch >= 0 {
 			flags |= 4
+			if c.zran {
+				flags ^= 4 | 2
+			}
 			data = uint64(c.batch)<<32 | uint64(c.within)
 		}
 		out = le.AppendUint64(out, uint64(c.at>>12)|uint64(c.size-1)<<32|flags<<56)
 		out = le.AppendUint64(out, uint64(c.off)|uint64(c.stored)<<40)
 		out = le.AppendUint64(out, data)
+	}
+	if b.original != nil {
+		return append(out, b.original.table()...)
 	}
 	for _, context := range b.contexts {
 		row := make([]byte, 40)
@@ -244,6 +266,14 @@ func (b *blob) meta() []byte {
 		out = append(out, row...)
 	}
 	return out
+}
+
+// units are the bytes that batches or stretches take in the list, and how many.
+func (b *blob) units() (size, count int) {
+	if b.original != nil {
+		return len(b.original.table()), len(b.original.stretches)
+	}
+	return 40 * len(b.contexts), len(b.contexts)
 }
 
 func (b *blob) metaHeader() []byte {
@@ -256,9 +286,10 @@ func (b *blob) metaHeader() []byte {
 	le.PutUint64(h[16:], uint64(b.metaOff))
 	le.PutUint64(h[24:], uint64(b.metaStored))
 	le.PutUint64(h[32:], uint64(b.metaSize))
-	le.PutUint64(h[40:], uint64(b.metaSize-40*len(b.contexts)))
-	le.PutUint64(h[48:], uint64(40*len(b.contexts)))
-	le.PutUint32(h[56:], uint32(len(b.contexts)))
+	size, count := b.units()
+	le.PutUint64(h[40:], uint64(b.metaSize-size))
+	le.PutUint64(h[48:], uint64(size))
+	le.PutUint32(h[56:], uint32(count))
 	le.PutUint32(h[headerSize-4:], headerMagic)
 	return h
 }

@@ -26,6 +26,8 @@ type Options struct {
 	V2          bool // rows of version 2 in blobs
 	Batch       int  // files of less than half of it are compressed several at a time; 0: each by itself
 	NoChunks    bool // no table of chunks in the bootstrap
+	Zran        bool // data stays in the original layers, which are written here
+	Originals   bool // with Zran: layers are original ones, as they stand in an image
 	Prefetch    []string
 }
 
@@ -33,6 +35,7 @@ type Options struct {
 type Image struct {
 	Bootstrap []byte   // image.boot
 	Blobs     [][]byte // by layer that has files with content
+	Originals [][]byte // with Options.Zran: those layers themselves
 }
 
 // Where the tables are: in the blocks before the inodes.
@@ -44,7 +47,8 @@ const (
 	inodes      = 3 // block
 )
 
-// Write makes an image of layers, uncompressed tars, bottom first.
+// Write makes an image of layers, uncompressed tars unless they are originals,
+// bottom first.
 func Write(t testing.TB, layers [][]byte, opts Options) *Image {
 	t.Helper()
 	if opts.ChunkSize == 0 {
@@ -54,6 +58,13 @@ func Write(t testing.TB, layers [][]byte, opts Options) *Image {
 	var blobs []*blob
 	for _, layer := range layers {
 		b := &blob{opts: opts}
+		switch {
+		case opts.Originals:
+			b.original = readOriginal(t, layer)
+			layer = inflate(t, layer)
+		case opts.Zran:
+			b.original = makeOriginal(layer)
+		}
 		apply(t, tree, layer, b, uint16(len(blobs)+1))
 		if b.address > 0 {
 			b.finish(t)
@@ -64,6 +75,9 @@ func Write(t testing.TB, layers [][]byte, opts Options) *Image {
 	options := erofs.LayoutOptions{Start: inodes}
 	for _, b := range blobs {
 		img.Blobs = append(img.Blobs, b.data.Bytes())
+		if b.original != nil {
+			img.Originals = append(img.Originals, b.original.file)
+		}
 		options.Devices = append(options.Devices, erofs.DeviceSlot{Tag: b.id, Blocks: uint64(b.address / blockSize)})
 	}
 	layout, err := tree.Layout(options)
@@ -84,7 +98,8 @@ func Write(t testing.TB, layers [][]byte, opts Options) *Image {
 func apply(t testing.TB, tree *erofs.Tree, layer []byte, b *blob, device uint16) {
 	t.Helper()
 	changes := tree.NewLayer()
-	for tr := tar.NewReader(bytes.NewReader(layer)); ; {
+	stream := bytes.NewReader(layer)
+	for tr := tar.NewReader(stream); ; {
 		header, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -103,11 +118,17 @@ func apply(t testing.TB, tree *erofs.Tree, layer []byte, b *blob, device uint16)
 			continue
 		}
 		if in.Size = header.Size; in.Size > 0 {
+			at := len(layer) - stream.Len()
 			content, err := io.ReadAll(tr)
 			if err != nil {
 				t.Fatal(err)
 			}
-			in.Data = erofs.Extent{Device: device, Block: b.add(t, content)}
+			in.Data = erofs.Extent{Device: device}
+			if b.original != nil {
+				in.Data.Block = b.addOriginal(content, at)
+			} else {
+				in.Data.Block = b.add(t, content)
+			}
 		}
 		if err := changes.Add(header.Name, in); err != nil {
 			t.Fatal(err)
@@ -188,7 +209,11 @@ func (i *Image) prefetch(t testing.TB, paths []string) {
 
 func (o Options) flags() uint64 {
 	flags := uint64(0x10 | 0x20 | 0x100 | 0x01000000)
-	flags |= map[int]uint64{None: 1, LZ4: 2, Gzip: 0x40, Zstd: 0x80}[o.Compression]
+	compression := o.Compression
+	if o.Zran || o.Originals {
+		compression = Gzip
+	}
+	flags |= map[int]uint64{None: 1, LZ4: 2, Gzip: 0x40, Zstd: 0x80}[compression]
 	if o.SHA256 {
 		return flags | 8
 	}
@@ -204,6 +229,11 @@ func (b *blob) describe(index uint32) []byte {
 	le.PutUint32(row[68:], uint32(b.opts.ChunkSize))
 	le.PutUint32(row[72:], uint32(len(b.chunks)))
 	le.PutUint32(row[76:], uint32(b.opts.Compression))
+	if b.original != nil {
+		le.PutUint32(row[76:], Gzip)
+		copy(row[168:], b.listDigest[:])
+		le.PutUint64(row[200:], uint64(b.data.Len()))
+	}
 	if b.opts.SHA256 {
 		le.PutUint32(row[80:], 1)
 	}
@@ -228,7 +258,7 @@ func (c *chunk) describe(blob, index uint32) []byte {
 	if c.packed {
 		flags |= 1
 	}
-	if c.batch >= 0 {
+	if c.batch >= 0 && !c.zran {
 		flags |= 8
 	}
 	le.PutUint32(row[32:], blob)
@@ -275,6 +305,9 @@ func (i *Image) Layers(t testing.TB) ([]ocispec.Descriptor, [][]byte) {
 			MediaType: "application/vnd.oci.image.layer.nydus.blob.v1", Digest: digest.FromBytes(content), Size: int64(len(content)),
 			Annotations: map[string]string{"containerd.io/snapshot/nydus-blob": "true"},
 		}
+		if n < len(i.Originals) {
+			d.Annotations["containerd.io/snapshot/nydus-ref"] = digest.FromBytes(i.Originals[n]).String()
+		}
 		if n == len(i.Blobs) {
 			d.MediaType = ocispec.MediaTypeImageLayerGzip
 			d.Annotations = map[string]string{"containerd.io/snapshot/nydus-bootstrap": "true", "containerd.io/snapshot/nydus-fs-version": "6"}
@@ -282,6 +315,17 @@ func (i *Image) Layers(t testing.TB) ([]ocispec.Descriptor, [][]byte) {
 		layers = append(layers, d)
 	}
 	return layers, contents
+}
+
+// Tables are the original layers that hold the image's data, with Options.Zran.
+func (i *Image) Tables() []ocispec.Descriptor {
+	var tables []ocispec.Descriptor
+	for _, original := range i.Originals {
+		tables = append(tables, ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageLayerGzip, Digest: digest.FromBytes(original), Size: int64(len(original)),
+		})
+	}
+	return tables
 }
 
 // Where is the offset in the bootstrap of the row of a blob, for tests that bend it.

@@ -7,123 +7,162 @@ import (
 	"slices"
 
 	"github.com/referee-cri/referee/lazyblock"
+	"github.com/referee-cri/referee/lazyblock/format/gzindex"
 )
 
-// What a blob says of its chunks ("blob.meta"): rows and behind them the batches,
-// compressed together; right behind that, as it is, a header.
+// What a blob says of its chunks ("blob.meta"): rows and behind them the batches or
+// the stretches of gzip, compressed together; right behind that, as it is, a header.
 const (
 	metaHeaderSize = 4096
 	metaMagic      = 0xb10bb10b
 	rowV1          = 16
 	rowV2          = 24
-	batchRow       = 40
+	unitRow        = 40 // of a batch or stretch
 
 	chunkBatchV2     = 4 // flags of rows of version 2
 	chunkEncryptedV2 = 8
 )
 
-// readChunks returns the chunks of a blob as it lists them itself, and its batches.
-func (d *decoder) readChunks(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo) ([]chunk, []batch, error) {
+// blobList is what a blob lists: its chunks, and what several of them are
+// compressed into.
+type blobList struct {
+	chunks  []chunk
+	batches []batch
+	cuts    *gzindex.Cuts // of batches that are stretches of an original layer
+}
+
+// readChunks returns the chunks of a blob as it lists them itself.
+func (d *decoder) readChunks(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo) (blobList, error) {
 	members, err := readTOC(ctx, r, blob)
 	if err != nil {
-		return nil, nil, err
+		return blobList{}, err
 	}
-	chunks, batches, err := d.readMeta(ctx, r, blob, members)
+	list, err := d.readMeta(ctx, r, blob, members)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list of chunks: %w", err)
+		return blobList{}, fmt.Errorf("list of chunks: %w", err)
 	}
 	m, ok := members[memberDigest]
 	if !ok || blob.features&featureDigests == 0 {
-		return chunks, batches, nil
+		return list, nil
 	}
 	digests, err := d.read(ctx, r, m)
 	if err != nil {
-		return nil, nil, fmt.Errorf("digests of chunks: %w", err)
+		return blobList{}, fmt.Errorf("digests of chunks: %w", err)
 	}
-	if len(digests) != 32*len(chunks) {
-		return nil, nil, corrupt("%d bytes of digests for %d chunks", len(digests), len(chunks))
+	if len(digests) != 32*len(list.chunks) {
+		return blobList{}, corrupt("%d bytes of digests for %d chunks", len(digests), len(list.chunks))
 	}
-	for i := range chunks {
-		chunks[i].digest = (*[32]byte)(digests[32*i:])
+	for i := range list.chunks {
+		list.chunks[i].digest = (*[32]byte)(digests[32*i:])
 	}
-	return chunks, batches, nil
+	return list, nil
 }
 
-func (d *decoder) readMeta(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo, members map[string]member) ([]chunk, []batch, error) {
+func (d *decoder) readMeta(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo, members map[string]member) (list blobList, err error) {
 	header := make([]byte, metaHeaderSize)
 	if blob.metaStored < 0 || blob.metaOffset < 0 || blob.metaOffset > r.Size()-blob.metaStored {
-		return nil, nil, corrupt("%d bytes at %d of a blob of %d", blob.metaStored, blob.metaOffset, r.Size())
+		return list, corrupt("%d bytes at %d of a blob of %d", blob.metaStored, blob.metaOffset, r.Size())
 	}
 	if err := lazyblock.ReadFull(ctx, r, header, blob.metaOffset+blob.metaStored); err != nil {
-		return nil, nil, err
+		return list, err
 	}
-	batches, err := blob.checkHeader(header)
+	table, err := blob.checkHeader(header)
 	if err != nil {
-		return nil, nil, err
+		return list, err
 	}
 	m := member{how: blob.metaCompression, off: blob.metaOffset, stored: blob.metaStored, size: blob.metaSize}
 	rows, err := d.expand(ctx, r, m)
 	if err != nil {
-		return nil, nil, err
+		return list, err
 	}
 	// The table of members vouches for the rows; how they are compressed it cannot
 	// always say (it has no number for gzip).
 	if listed, ok := members[memberMeta]; ok {
 		if err := listed.verify(rows); err != nil {
-			return nil, nil, err
+			return list, err
 		}
 	}
-	return parseMeta(rows, blob, batches)
+	return parseMeta(rows, blob, table)
 }
 
-// batchTable is where the rows hold the batches.
-type batchTable struct{ off, size, count uint64 }
+// unitTable is where the rows hold batches or stretches.
+type unitTable struct{ off, size, count uint64 }
 
 // checkHeader compares the header with what the bootstrap says.
-func (b *blobInfo) checkHeader(header []byte) (batchTable, error) {
+func (b *blobInfo) checkHeader(header []byte) (unitTable, error) {
 	le := binary.LittleEndian
 	first, second := le.Uint32(header), le.Uint32(header[metaHeaderSize-4:])
 	if first != metaMagic || second != metaMagic {
-		return batchTable{}, corrupt("header begins %#08x and ends %#08x, want %#08x", first, second, uint32(metaMagic))
+		return unitTable{}, corrupt("header begins %#08x and ends %#08x, want %#08x", first, second, uint32(metaMagic))
 	}
 	if n := int64(le.Uint32(header[12:])); n != int64(b.chunks) {
-		return batchTable{}, corrupt("header says %d chunks, the bootstrap %d", n, b.chunks)
+		return unitTable{}, corrupt("header says %d chunks, the bootstrap %d", n, b.chunks)
 	}
 	if size := int64(le.Uint64(header[32:])); size != b.metaSize {
-		return batchTable{}, corrupt("header says %d bytes, the bootstrap %d", size, b.metaSize)
+		return unitTable{}, corrupt("header says %d bytes, the bootstrap %d", size, b.metaSize)
 	}
-	return batchTable{le.Uint64(header[40:]), le.Uint64(header[48:]), uint64(le.Uint32(header[56:]))}, nil
+	return unitTable{le.Uint64(header[40:]), le.Uint64(header[48:]), uint64(le.Uint32(header[56:]))}, nil
 }
 
-func parseMeta(rows []byte, blob *blobInfo, table batchTable) ([]chunk, []batch, error) {
+func parseMeta(rows []byte, blob *blobInfo, table unitTable) (list blobList, err error) {
 	size, parse := rowV1, parseV1
 	if blob.features&featureV2Chunks != 0 {
 		size, parse = rowV2, parseV2
 	}
 	if blob.chunks > len(rows)/size {
-		return nil, nil, corrupt("%d chunks in %d bytes", blob.chunks, len(rows))
+		return list, corrupt("%d chunks in %d bytes", blob.chunks, len(rows))
 	}
-	chunks := make([]chunk, blob.chunks)
-	for i := range chunks {
+	list.chunks = make([]chunk, blob.chunks)
+	for i := range list.chunks {
 		c, err := parse(rows[i*size:][:size])
 		if err != nil {
-			return nil, nil, err
+			return blobList{}, err
 		}
 		c.index = uint32(i)
-		chunks[i] = c
+		list.chunks[i] = c
 	}
-	if blob.features&featureBatch == 0 {
-		return chunks, nil, nil
+	if blob.features&(featureBatch|featureZran) == 0 {
+		return list, nil
 	}
 	total := uint64(len(rows))
-	if table.count > total/batchRow || table.count*batchRow > table.size || table.off > total-table.count*batchRow {
-		return nil, nil, corrupt("%d batches at %d of %d bytes", table.count, table.off, total)
+	if table.count > total/unitRow || table.count*unitRow > table.size || table.size > total || table.off > total-table.size {
+		return blobList{}, corrupt("%d batches in %d bytes at %d of %d", table.count, table.size, table.off, total)
 	}
-	var batches []batch
-	for row := range slices.Chunk(rows[table.off:table.off+table.count*batchRow], batchRow) {
-		batches = append(batches, batch{int64(binary.LittleEndian.Uint32(row)), int64(binary.LittleEndian.Uint32(row[4:]))})
+	part := rows[table.off : table.off+table.size]
+	if blob.features&featureZran != 0 {
+		return list, list.parseStretches(part[:table.count*unitRow], part[table.count*unitRow:])
 	}
-	return chunks, batches, nil
+	for row := range slices.Chunk(part[:table.count*unitRow], unitRow) {
+		list.batches = append(list.batches, batch{off: -1, stored: int64(binary.LittleEndian.Uint32(row)), size: int64(binary.LittleEndian.Uint32(row[4:]))})
+	}
+	return list, nil
+}
+
+// parseStretches reads where gzip can be inflated from, and the output before that.
+func (l *blobList) parseStretches(rows, windows []byte) error {
+	l.cuts = &gzindex.Cuts{}
+	le := binary.LittleEndian
+	for row := range slices.Chunk(rows, unitRow) {
+		off, bits := int64(le.Uint64(row)), row[37]
+		at, n := le.Uint64(row[16:]), uint64(le.Uint32(row[32:]))
+		b := batch{off: off, stored: int64(le.Uint32(row[24:])), size: int64(le.Uint32(row[28:]))}
+		if bits != 0 { // of the byte before, which is in the row too
+			b.off--
+			b.stored++
+		}
+		switch {
+		case b.off < 0 || b.size > gzindex.MaxSpan || b.stored > gzindex.MaxSpan:
+			return corrupt("stretch of %d bytes at %d that inflates to %d, more than %d", b.stored, off, b.size, gzindex.MaxSpan)
+		case n > gzindex.WindowSize || n > uint64(len(windows)) || at > uint64(len(windows))-n:
+			return corrupt("%d bytes before a stretch at %d of %d", n, at, len(windows))
+		}
+		if err := l.cuts.Add(bits, windows[at:at+n]); err != nil {
+			return corrupt("stretch at %d: %w", off, err)
+		}
+		l.batches = append(l.batches, b)
+	}
+	l.cuts.Done()
+	return nil
 }
 
 // parseV1 reads a row of two numbers, both a length and an offset.
@@ -147,11 +186,9 @@ func parseV2(row []byte) (chunk, error) {
 		off: int64(stored & 0xffffffffff), stored: int64(stored >> 40 & 0xffffff), packed: flags&chunkCompressed != 0, batch: -1,
 	}
 	switch {
-	case flags&chunkZran != 0:
-		return c, refused("a chunk is in an original layer (zran)")
 	case flags&chunkEncryptedV2 != 0:
 		return c, refused("a chunk is encrypted")
-	case flags&chunkBatchV2 != 0:
+	case flags&(chunkBatchV2|chunkZran) != 0:
 		if c.batch, c.within = int32(data>>32), int64(data&0xffffffff); c.batch < 0 {
 			return c, corrupt("a chunk is in batch %d", c.batch)
 		}

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"slices"
 
+	"github.com/referee-cri/referee/lazyblock/format/gzindex"
 	"github.com/referee-cri/referee/lazyblock/format/span"
 )
 
@@ -59,18 +60,24 @@ func (b *bootstrap) parseRows() ([][]chunk, error) {
 	return parted, nil
 }
 
-// batch is what several small chunks are compressed into.
-type batch struct{ stored, size int64 }
+// batch is what several chunks are compressed into: by themselves, or with what
+// lies between them in an original layer.
+type batch struct {
+	off          int64 // in the blob; -1: that of its chunks
+	stored, size int64
+}
 
 // unit is what can be decoded by itself: a chunk, or a batch of them.
 type unit struct {
 	chunks []chunk
 	packed bool
+	batch  int32 // -1: a chunk
 	size   int64 // decoded
 }
 
 // units makes spans of the chunks of a blob.
-func units(blob *blobInfo, chunks []chunk, batches []batch) ([]span.Span, []unit, error) {
+func units(blob *blobInfo, list blobList) ([]span.Span, []unit, error) {
+	chunks, batches := list.chunks, list.batches
 	slices.SortFunc(chunks, func(a, b chunk) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.index, b.index)) })
 	chunks = slices.CompactFunc(chunks, func(a, b chunk) bool { return a.at == b.at && a.size == b.size && a.off == b.off })
 	var spans []span.Span
@@ -82,7 +89,7 @@ func units(blob *blobInfo, chunks []chunk, batches []batch) ([]span.Span, []unit
 		}
 		if c.batch < 0 {
 			spans = append(spans, span.Span{At: c.at, Size: c.size, Off: c.off, Stored: c.stored})
-			made = append(made, unit{chunks[i : i+1], c.packed, c.size})
+			made = append(made, unit{chunks[i : i+1], c.packed, -1, c.size})
 			i++
 			continue
 		}
@@ -94,8 +101,12 @@ func units(blob *blobInfo, chunks []chunk, batches []batch) ([]span.Span, []unit
 			n++
 		}
 		together, last := batches[c.batch], &chunks[n-1]
-		spans = append(spans, span.Span{At: c.at, Size: last.at + last.size - c.at, Off: c.off, Stored: together.stored})
-		made = append(made, unit{chunks[i:n], together.stored != together.size, together.size})
+		off := together.off
+		if off < 0 {
+			off = c.off
+		}
+		spans = append(spans, span.Span{At: c.at, Size: last.at + last.size - c.at, Off: off, Stored: together.stored})
+		made = append(made, unit{chunks[i:n], together.stored != together.size, c.batch, together.size})
 		i = n
 	}
 	return spans, made, nil
@@ -109,7 +120,7 @@ func (c *chunk) check(blob *blobInfo, batches []batch) error {
 		if int(c.batch) >= len(batches) {
 			return corrupt("chunk %d is in batch %d of %d", c.index, c.batch, len(batches))
 		}
-		if b := batches[c.batch]; b.size > maxChunkSize || c.within < 0 || c.within > b.size-c.size {
+		if b := batches[c.batch]; b.off < 0 && b.size > maxChunkSize || c.within < 0 || c.within > b.size-c.size {
 			return corrupt("chunk %d of %d bytes at %d of a batch of %d", c.index, c.size, c.within, b.size)
 		}
 	case !c.packed && c.stored != c.size:
@@ -119,19 +130,25 @@ func (c *chunk) check(blob *blobInfo, batches []batch) error {
 }
 
 // decodeUnit fills dst with the chunks of u, each verified, and zeros between them.
-func (d *decoder) decodeUnit(blob *blobInfo, u *unit, dst, src []byte) error {
+// cuts are of an original layer, nil where the blob is none.
+func (d *decoder) decodeUnit(blob *blobInfo, cuts *gzindex.Cuts, u *unit, dst, src []byte) (err error) {
 	how := compressionNone
 	if u.packed {
 		how = blob.compression
 	}
-	if len(u.chunks) == 1 && u.chunks[0].batch < 0 {
+	if u.batch < 0 {
 		if err := d.decode(how, dst, src); err != nil {
 			return err
 		}
 		return u.chunks[0].verify(blob.digests, dst)
 	}
 	together := make([]byte, u.size)
-	if err := d.decode(how, together, src); err != nil {
+	if cuts != nil {
+		err = cuts.Decode(int(u.batch), together, src)
+	} else {
+		err = d.decode(how, together, src)
+	}
+	if err != nil {
 		return err
 	}
 	clear(dst)

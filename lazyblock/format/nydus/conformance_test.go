@@ -21,6 +21,10 @@ import (
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	layers := fsimage.Tars(t, filepath.Join(testdata.Dir(t, "reference"), "tiny"), "tiny")
+	var originals [][]byte
+	for _, layer := range formattest.Reference(t, "tiny", "tiny") {
+		originals = append(originals, layer.Data)
+	}
 	trees := formattest.TinyTrees(t)
 	whole := make([]treecmp.Tree, len(layers)+1)
 	whole[len(layers)] = trees[len(trees)-1]
@@ -35,17 +39,28 @@ func TestConformance(t *testing.T) {
 		{"not compressed and chunks listed in version 2", rafstest.Options{NoChunks: true, V2: true}},
 		{"batches", rafstest.Options{Compression: rafstest.Zstd, Batch: 32 << 10}},
 		{"batches listed in blobs", rafstest.Options{Compression: rafstest.LZ4, Batch: 128 << 10, NoChunks: true, SHA256: true}},
+		{"data in original layers", rafstest.Options{Zran: true}},
+		{"data in original layers that zlib wrote", rafstest.Options{Originals: true, ChunkSize: 1 << 20, NoChunks: true, SHA256: true}},
 	} {
 		var img formattest.Image
-		descriptors, contents := rafstest.Write(t, layers, w.opts).Layers(t)
+		from, data := layers, 1
+		if w.opts.Originals {
+			from = originals
+		}
+		written := rafstest.Write(t, from, w.opts)
+		descriptors, contents := written.Layers(t)
 		for i, d := range descriptors {
 			img.Layers = append(img.Layers, formattest.Blob{Descriptor: d, Data: contents[i]})
+		}
+		for i, d := range written.Tables() {
+			img.Tables = append(img.Tables, formattest.Blob{Descriptor: d, Data: written.Originals[i]})
+			data = len(img.Layers) + 1
 		}
 		cases = append(cases, formattest.Case{
 			Name: w.name, Image: img, Want: whole, Ignores: []treecmp.Ignore{formattest.CountsWhiteout},
 			Damages: []formattest.Damage{
-				formattest.Corrupt("a chunk that is not its digest's", 1, func(b []byte) []byte { return formattest.Flip(b, 100_000) }),
-				formattest.Corrupt("a blob without its end", 1, func(b []byte) []byte { return b[:100_000] }),
+				formattest.Corrupt("a chunk that is not its digest's", data, func(b []byte) []byte { return formattest.Flip(b, 100_000) }),
+				formattest.Corrupt("a blob without its end", data, func(b []byte) []byte { return b[:100_000] }),
 				{Name: "a bootstrap that is not its digest's", Reason: reason.DigestMismatch, Change: func(i int, b []byte) []byte {
 					if i < len(layers) {
 						return b

@@ -45,6 +45,9 @@ func form(t testing.TB, img *rafstest.Image) lazyblock.Form {
 	for i, layer := range layers {
 		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: blob(contents[i]), Descriptor: layer})
 	}
+	for i, table := range img.Tables() {
+		f.Tables = append(f.Tables, lazyblock.FormBlob{RangeReader: blob(img.Originals[i]), Descriptor: table})
+	}
 	return f
 }
 
@@ -172,6 +175,7 @@ func TestBrokenImagesAreRefused(t *testing.T) {
 	const super, ext = rafstest.Superblock, rafstest.Extended
 	row := rafstest.Where(0)
 	batched := rafstest.Options{Compression: rafstest.Zstd, Batch: 32 << 10, NoChunks: true}
+	zran := rafstest.Options{Zran: true}
 	for name, tc := range map[string]struct {
 		opts   rafstest.Options
 		change func(b []byte)
@@ -193,7 +197,14 @@ func TestBrokenImagesAreRefused(t *testing.T) {
 		"chunk size":             {rafstest.Options{}, func(b []byte) { le.PutUint32(b[ext+20:], 1<<30) }, reason.FormatCorrupt, "chunks of"},
 		"tarfs mode":             {rafstest.Options{}, func(b []byte) { b[ext+1] |= 2 }, reason.NotAttachable, "tarfs"},
 		"encrypted":              {rafstest.Options{}, func(b []byte) { b[ext+3] = 2 }, reason.NotAttachable, "encrypted"},
-		"zran":                   {rafstest.Options{}, func(b []byte) { b[row+84] |= 8 }, reason.NotAttachable, "zran"},
+		"sound zran":             {zran, func([]byte) {}, reason.None, ""},
+		"zran, not of gzip":      {rafstest.Options{}, func(b []byte) { b[row+84] |= 8 }, reason.FormatCorrupt, "original layer"},
+		"zran in short rows":     {zran, func(b []byte) { b[row+84] &^= 4 }, reason.FormatCorrupt, "original layer"},
+		"list in another way":    {zran, func(b []byte) { b[row+84] &^= 8 }, reason.NotAttachable, "not in the mode zran"},
+		"zran without its list":  {zran, func(b []byte) { b[row+168]++ }, reason.NotAttachable, "lists the chunks"},
+		"zran without its data":  {zran, func(b []byte) { b[row], b[1408] = 'x', 'x' }, reason.NotAttachable, "not among the layers"},
+		"zran, other contents":   {zran, func(b []byte) { b[row+136]++ }, reason.FormatCorrupt, "table of contents"},
+		"zran, fewer chunks":     {zran, func(b []byte) { b[row+72]-- }, reason.FormatCorrupt, "chunks, the bootstrap"},
 		"external":               {rafstest.Options{}, func(b []byte) { b[row+85] |= 8 }, reason.NotAttachable, "outside"},
 		"encrypted blob":         {rafstest.Options{}, func(b []byte) { b[row+216] = 1 }, reason.NotAttachable, "encrypted"},
 		"unknown feature":        {rafstest.Options{}, func(b []byte) { b[row+86] |= 8 }, reason.NotAttachable, "features"},
@@ -268,7 +279,7 @@ func TestBootstrapLayers(t *testing.T) {
 // FuzzBootstrap reads whatever bootstrap over the blobs of a sound image.
 func FuzzBootstrap(f *testing.F) {
 	var sound []lazyblock.Form
-	for _, opts := range []rafstest.Options{{ChunkSize: 4096}, {Compression: rafstest.Zstd, Batch: 8192, NoChunks: true}} {
+	for _, opts := range []rafstest.Options{{ChunkSize: 4096}, {Compression: rafstest.Zstd, Batch: 8192, NoChunks: true}, {Zran: true}} {
 		layers := [][]byte{fsimage.Tar(f, map[string][]byte{"a": bytes.Repeat([]byte("x"), 6000), "b": []byte("y")})}
 		img := rafstest.Write(f, layers, opts)
 		sound = append(sound, form(f, img))

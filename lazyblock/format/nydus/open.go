@@ -4,19 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/format/span"
+	"github.com/referee-cri/referee/lazyblock/format/whole"
 )
 
 // parallelOpens is how many blobs are looked into at a time.
 const parallelOpens = 8
 
 // Open returns the volume of an image whose layers are its blobs and, last, the
-// layer of its bootstrap. memory keeps decoded chunks; nil: each blob has its own.
+// layer of its bootstrap. Original layers that hold data are among the form's
+// tables. memory keeps decoded chunks; nil: each blob has its own.
 func Open(ctx context.Context, form lazyblock.Form, memory *span.Memory) (lazyblock.Volume, error) {
 	v, err := open(ctx, form, memory)
 	if err != nil {
@@ -38,7 +41,7 @@ func open(ctx context.Context, form lazyblock.Form, memory *span.Memory) (lazybl
 	if err != nil {
 		return lazyblock.Volume{}, fmt.Errorf("bootstrap: %w", err)
 	}
-	sequences, err := boot.openBlobs(ctx, form.Layers[:last], memory)
+	sequences, err := boot.openBlobs(ctx, form, memory)
 	if err != nil {
 		return lazyblock.Volume{}, err
 	}
@@ -54,10 +57,14 @@ func open(ctx context.Context, form lazyblock.Form, memory *span.Memory) (lazybl
 }
 
 // openBlobs opens every blob of the bootstrap, in its order.
-func (b *bootstrap) openBlobs(ctx context.Context, layers []lazyblock.FormBlob, memory *span.Memory) ([]*sequence, error) {
+func (b *bootstrap) openBlobs(ctx context.Context, form lazyblock.Form, memory *span.Memory) ([]*sequence, error) {
+	last := len(form.Layers) - 1
+	blobs := slices.Concat(form.Layers, form.Tables) // as hints count them
 	byID := make(map[string]int)
-	for i, layer := range layers {
-		byID[layer.Descriptor.Digest.Encoded()] = i
+	for i, blob := range blobs {
+		if _, twice := byID[blob.Descriptor.Digest.Encoded()]; !twice && i != last {
+			byID[blob.Descriptor.Digest.Encoded()] = i
+		}
 	}
 	rows, err := b.parseRows()
 	if err != nil {
@@ -72,13 +79,22 @@ func (b *bootstrap) openBlobs(ctx context.Context, layers []lazyblock.FormBlob, 
 	group.SetLimit(parallelOpens)
 	for i := range b.blobs {
 		group.Go(func() error {
-			layer, ok := byID[b.blobs[i].id]
+			info := &b.blobs[i]
+			layer, ok := byID[info.id]
 			if !ok {
-				return refused("blob %s is not among the layers of the image", b.blobs[i].id)
+				return refused("blob %s is not among the layers of the image", info.id)
 			}
-			s, err := openBlob(groupCtx, layers[layer].RangeReader, &b.blobs[i], rows[i], decoder, memory)
+			list := blobs[layer]
+			if info.features&featureZran != 0 {
+				n, ok := byID[info.listID]
+				if !ok {
+					return refused("blob %s, which lists the chunks of layer %s, is not among the layers of the image", info.listID, info.id)
+				}
+				list = blobs[n]
+			}
+			s, err := openBlob(groupCtx, blobs[layer].RangeReader, list, info, rows[i], decoder, memory)
 			if err != nil {
-				return fmt.Errorf("blob %s: %w", b.blobs[i].id, err)
+				return fmt.Errorf("blob %s: %w", info.id, err)
 			}
 			s.layer = layer
 			sequences[i] = s
@@ -93,26 +109,21 @@ func (b *bootstrap) openBlobs(ctx context.Context, layers []lazyblock.FormBlob, 
 
 // openBlob makes a sequence of the chunks of a blob: as the bootstrap lists them,
 // or the blob itself where some are compressed together or the bootstrap lists
-// none.
-func openBlob(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo, rows []chunk, decoder *decoder, memory *span.Memory) (*sequence, error) {
-	chunks, batches := rows, []batch(nil)
-	batched := blob.features&featureBatch != 0
-	if batched || len(rows) == 0 && blob.chunks > 0 {
-		listed, err := lazyblock.Reread(ctx, r, func(ctx context.Context, r lazyblock.RangeReader) (blobList, error) {
-			chunks, batches, err := decoder.readChunks(ctx, r, blob)
-			return blobList{chunks, batches}, err
-		})
-		if err != nil {
+// none. An original layer is listed by another blob.
+func openBlob(ctx context.Context, r lazyblock.RangeReader, of lazyblock.FormBlob, blob *blobInfo, rows []chunk, decoder *decoder, memory *span.Memory) (*sequence, error) {
+	list := blobList{chunks: rows}
+	if blob.features&(featureBatch|featureZran) != 0 || len(rows) == 0 && blob.chunks > 0 {
+		var err error
+		if list, err = decoder.fetchList(ctx, of, blob); err != nil {
 			return nil, err
 		}
-		chunks, batches = listed.chunks, listed.batches
-		takeDigests(chunks, rows)
+		takeDigests(list.chunks, rows)
 	}
-	spans, units, err := units(blob, chunks, batches)
+	spans, units, err := units(blob, list)
 	if err != nil {
 		return nil, err
 	}
-	decode := func(i int, dst, src []byte) error { return decoder.decodeUnit(blob, &units[i], dst, src) }
+	decode := func(i int, dst, src []byte) error { return decoder.decodeUnit(blob, list.cuts, &units[i], dst, src) }
 	reader, err := span.New(r, spans, decode, span.Options{Size: blob.size, Memory: memory})
 	if err != nil {
 		return nil, err
@@ -120,9 +131,19 @@ func openBlob(ctx context.Context, r lazyblock.RangeReader, blob *blobInfo, rows
 	return newSequence(reader, spans), nil
 }
 
-type blobList struct {
-	chunks  []chunk
-	batches []batch
+// fetchList reads what a blob lists. One that holds nothing else is fetched whole
+// and compared with its digest, which the bootstrap names.
+func (d *decoder) fetchList(ctx context.Context, of lazyblock.FormBlob, blob *blobInfo) (blobList, error) {
+	if blob.features&featureZran == 0 {
+		return lazyblock.Reread(ctx, of.RangeReader, func(ctx context.Context, r lazyblock.RangeReader) (blobList, error) {
+			return d.readChunks(ctx, r, blob)
+		})
+	}
+	content, err := whole.Read(ctx, of, maxMember)
+	if err != nil {
+		return blobList{}, fmt.Errorf("list of chunks: %w", err)
+	}
+	return d.readChunks(ctx, image(content), blob)
 }
 
 // takeDigests gives chunks the digests that the bootstrap has of them: it is

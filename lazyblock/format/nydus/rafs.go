@@ -3,6 +3,7 @@ package nydus
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"math/bits"
 
 	"github.com/referee-cri/referee/lazyblock/erofs/ondisk"
@@ -142,7 +143,7 @@ const (
 	// featuresKnown are those that may be set: beside the above the file system's
 	// metadata within (2), a dictionary of chunks (0x200), a blob of what is
 	// prefetched (0x400), and how members are marked (0x10000000, 0x40000000).
-	featuresKnown = featureAligned | 0x2 | featureV2Chunks | featureDigests | featureBatch |
+	featuresKnown = featureAligned | 0x2 | featureV2Chunks | featureZran | featureSeparate | featureDigests | featureBatch |
 		0x200 | 0x400 | 0x10000000 | featureTOC | 0x40000000
 )
 
@@ -151,7 +152,8 @@ const maxChunks = 1 << 24
 
 // blobInfo is a row of the table of blobs.
 type blobInfo struct {
-	id          string // hexadecimal SHA-256 of the blob
+	id          string // hexadecimal SHA-256 of the blob, or of the original layer that holds its data
+	listID      string // of the blob that lists the chunks of an original layer
 	chunks      int
 	compression compression
 	digests     digestAlgorithm
@@ -175,12 +177,15 @@ func parseBlob(row []byte, device ondisk.Device) (blobInfo, error) {
 		metaCompression: compression(le.Uint32(row[108:])),
 		metaOffset:      int64(le.Uint64(row[112:])), metaStored: int64(le.Uint64(row[120:])), metaSize: int64(le.Uint64(row[128:])),
 		tocSize: int64(le.Uint32(row[104:])), tocDigest: [32]byte(row[136:168]),
+		listID: hex.EncodeToString(row[168:200]),
 	}
 	switch {
 	case b.id != device.Tag:
 		return b, corrupt("blob %.64q stands for device %.64q", b.id, device.Tag)
-	case b.features&(featureZran|featureSeparate) != 0:
-		return b, refused("blob %.64s is an index of an original layer (zran)", b.id)
+	case b.features&featureSeparate != 0 && b.features&featureZran == 0:
+		return b, refused("blob %.64s is an index of an original layer that is not in the mode zran", b.id)
+	case b.features&featureZran != 0 && (b.compression != compressionGzip || b.features&featureV2Chunks == 0 || b.features&featureBatch != 0):
+		return b, corrupt("blob %.64s is in an original layer, with compression %d and the features %#x", b.id, b.compression, b.features)
 	case b.features&featureTarfs != 0:
 		return b, refused("blob %.64s is an original layer (tarfs)", b.id)
 	case b.features&featureExternal != 0:
