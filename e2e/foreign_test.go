@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -19,15 +20,18 @@ import (
 func TestFormsThatAreFileSystems(t *testing.T) {
 	t.Parallel()
 	layout := filepath.Join(testdata.Dir(t, "reference"), "tiny")
+	longNames := []treecmp.Ignore{
+		{Path: "/nasty/names/**", Field: treecmp.FieldPresence, Why: "mkfs.erofs 1.5 cannot hold a name of 255 bytes"},
+	}
 	for name, tc := range map[string]struct {
 		format  string
 		put     func(t *testing.T, b *bed) // leaves the form and tiny:tiny in the registry
 		differs []treecmp.Ignore
 	}{
-		"EROFS layers in the index": {"erofs", putEROFS(layout), []treecmp.Ignore{
-			{Path: "/nasty/names/**", Field: treecmp.FieldPresence, Why: "mkfs.erofs 1.5 cannot hold a name of 255 bytes"},
-		}},
-		"Nydus in the index": {"nydus", putNydus(layout), nil},
+		"EROFS layers in the index":             {"erofs", putEROFS(layout, "-Enoinline_data"), longNames},
+		"EROFS layers in the index, compressed": {"erofs", putEROFS(layout, "-zlz4hc", "-C65536", "-Eztailpacking"), longNames},
+		"Nydus in the index":                    {"nydus", putNydus(layout), nil},
+		"Nydus over the image's own layers":     {"nydus", putZran(layout), nil},
 		"attached VHD in zstd": {"disk", putDisk(layout), []treecmp.Ignore{
 			{Path: "/lost+found", Why: "mkfs.ext4 makes it"},
 			{Field: treecmp.FieldNsec, Why: "mkfs.ext4 keeps whole seconds"},
@@ -49,12 +53,12 @@ func TestFormsThatAreFileSystems(t *testing.T) {
 }
 
 // putEROFS converts every layer with mkfs.erofs, as containerd does.
-func putEROFS(layout string) func(*testing.T, *bed) {
+func putEROFS(layout string, arguments ...string) func(*testing.T, *bed) {
 	return func(t *testing.T, b *bed) {
 		var layers []ocispec.Descriptor
 		for _, upper := range fsimage.Unpack(t, layout, "tiny") {
 			fsimage.DropLongNames(t, upper)
-			layers = append(layers, b.put(t, "application/vnd.erofs.layer.v1", fsimage.EROFS(t, upper, "-Enoinline_data")))
+			layers = append(layers, b.put(t, "application/vnd.erofs.layer.v1", fsimage.EROFS(t, upper, arguments...)))
 		}
 		b.putBesideOriginal(t, layout, "erofs", layers)
 	}
@@ -66,6 +70,25 @@ func putNydus(layout string) func(*testing.T, *bed) {
 		layers, contents := img.Layers(t)
 		for i, layer := range layers {
 			b.put(t, layer.MediaType, contents[i])
+		}
+		b.putBesideOriginal(t, layout, "nydus.remoteimage.v1", layers)
+	}
+}
+
+// putZran puts an image whose data stays in the layers of the ordinary one.
+func putZran(layout string) func(*testing.T, *bed) {
+	return func(t *testing.T, b *bed) {
+		var originals [][]byte
+		for _, layer := range readLayout(t, layout, "tiny").manifest.Layers {
+			content, err := os.ReadFile(filepath.Join(layout, "blobs", "sha256", layer.Digest.Encoded()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			originals = append(originals, content)
+		}
+		layers, contents := rafstest.Write(t, originals, rafstest.Options{Originals: true, NoChunks: true}).Layers(t)
+		for i := range layers {
+			layers[i].Digest = b.put(t, layers[i].MediaType, contents[i]).Digest
 		}
 		b.putBesideOriginal(t, layout, "nydus.remoteimage.v1", layers)
 	}

@@ -2,6 +2,7 @@ package negotiate_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -78,6 +79,11 @@ func sociV2(layers ...ocispec.Descriptor) map[string]any {
 		"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageManifest, "layers": tables,
 		"config": ocispec.Descriptor{MediaType: typeSOCIv2, Digest: ocispec.DescriptorEmptyJSON.Digest, Size: 2},
 	}
+}
+
+// zran is a blob that lists what is in a layer of the image.
+func zran(name string, of digest.Digest) ocispec.Descriptor {
+	return blob(nydusBlob, "zran "+name, map[string]string{keyNydusRef: of.String()})
 }
 
 func bootstrap(annotations ...string) ocispec.Descriptor {
@@ -157,6 +163,12 @@ func TestAttachedForms(t *testing.T) {
 		"nydus, bootstrap is not the last, no type": {func(*regtest.Image) form {
 			return form{change: withLayers(bootstrap(), data)}
 		}, "", reason.NoMatch, 0, ""},
+		"nydus, data in the image's layers": {func(img *regtest.Image) form {
+			return form{change: withLayers(zran("0", img.Manifest.Layers[1].Digest), data, zran("1", img.Manifest.Layers[1].Digest), bootstrap())}
+		}, "nydus", "", 4, negotiate.FitFlat},
+		"nydus, data in another image's layer": {func(*regtest.Image) form {
+			return form{change: withLayers(zran("0", strange), bootstrap())}
+		}, "", reason.LayerMismatch, 0, ""},
 		"nydus, RAFS version 5":        {func(*regtest.Image) form { return form{change: withLayers(data, bootstrap(keyNydusFS, "5"))} }, "", reason.NoMatch, 0, ""},
 		"nydus, data elsewhere":        {func(*regtest.Image) form { return form{change: withLayers(bootstrap())} }, "", reason.NoMatch, 0, ""},
 		"nydus, ordinary layer within": {func(*regtest.Image) form { return form{change: withLayers(layer("x", false), bootstrap())} }, "", reason.ArtifactInvalid, 0, ""},
@@ -215,8 +227,12 @@ func TestAttachedForms(t *testing.T) {
 			}
 			c := p.Chosen
 			foreign := tc.format != "soci"
-			if tables := tc.format == "turbooci" || tc.format == "soci"; tables != (len(c.Tables) > 0) {
+			inImage := strings.Contains(name, "in the image's layers")
+			if tables := tc.format == "turbooci" || tc.format == "soci" || inImage; tables != (len(c.Tables) > 0) {
 				t.Errorf("tables %v", c.Tables)
+			}
+			if inImage && !reflect.DeepEqual(c.Tables, img.Manifest.Layers[1:2]) {
+				t.Errorf("tables %v, want the image's second layer once", c.Tables)
 			}
 			if c.Format != tc.format || c.Fit != tc.fit || len(c.Layers) != tc.layers || c.Foreign != foreign || c.Bound || c.Artifact.Digest != d.Digest {
 				t.Errorf("chosen %+v", c)

@@ -204,6 +204,7 @@ func TestFormsInTheIndex(t *testing.T) {
 		return blob(ocispec.MediaTypeImageLayerGzip, "boot", map[string]string{keyBootstrap: "true", keyNydusFS: version})
 	}
 	data := blob(nydusBlob, "data", nil)
+	zran := func(of string) ocispec.Descriptor { return blob(nydusBlob, "zran", map[string]string{keyNydusRef: of}) }
 	nydusEntry := entry("", []string{"nydus.remoteimage.v1"}, nil)
 	erofsEntry := entry("", []string{"erofs"}, nil)
 	erofsData := blob(erofsLayer, "erofs", nil)
@@ -231,14 +232,15 @@ func TestFormsInTheIndex(t *testing.T) {
 		"SOCI v2, not listed":                  {stranger, arm(soci(stranger)), "", reason.ArtifactInvalid, "does not list"},
 		"SOCI v2, of another platform's image": {"", arm(soci(stranger)), "", reason.NoReferrers, ""},
 
-		"nydus, os.features":           {"", holding(nydusEntry, data, boot("6")), "nydus", "", ""},
-		"nydus, artifact type":         {"", holding(entry(typeNydus, nil, nil), data, boot("6")), "nydus", "", ""},
-		"nydus, both":                  {"", holding(entry(typeNydus, []string{"nydus.remoteimage.v1"}, nil), data, boot("6")), "nydus", "", ""},
-		"nydus, other platform":        {"", arm(holding(nydusEntry, data, boot("6"))), "", reason.NoReferrers, ""},
-		"nydus, older metadata":        {"", holding(nydusEntry, data, boot("5")), "", reason.NoMatch, "version 5"},
-		"nydus, no bootstrap":          {"", holding(nydusEntry, data), "", reason.ArtifactInvalid, "bootstrap"},
-		"nydus, an ordinary image":     {"", nydusEntry, "", reason.ArtifactInvalid, "bootstrap"},
-		"nydus, data in the old layer": {"", holding(nydusEntry, blob(nydusBlob, "zran", map[string]string{keyNydusRef: stranger}), boot("6")), "", reason.NoMatch, "zran"},
+		"nydus, os.features":          {"", holding(nydusEntry, data, boot("6")), "nydus", "", ""},
+		"nydus, artifact type":        {"", holding(entry(typeNydus, nil, nil), data, boot("6")), "nydus", "", ""},
+		"nydus, both":                 {"", holding(entry(typeNydus, []string{"nydus.remoteimage.v1"}, nil), data, boot("6")), "nydus", "", ""},
+		"nydus, other platform":       {"", arm(holding(nydusEntry, data, boot("6"))), "", reason.NoReferrers, ""},
+		"nydus, older metadata":       {"", holding(nydusEntry, data, boot("5")), "", reason.NoMatch, "version 5"},
+		"nydus, no bootstrap":         {"", holding(nydusEntry, data), "", reason.ArtifactInvalid, "bootstrap"},
+		"nydus, an ordinary image":    {"", nydusEntry, "", reason.ArtifactInvalid, "bootstrap"},
+		"nydus, data in its layers":   {"", holding(nydusEntry, zran(imageLayers(t)[0].Digest.String()), data, boot("6")), "nydus", "", ""},
+		"nydus, data in other layers": {"", holding(nydusEntry, zran(stranger), boot("6")), "", reason.LayerMismatch, "does not have"},
 
 		"EROFS":                    {"", holding(erofsEntry, erofsData, erofsData), "erofs", "", ""},
 		"EROFS, one for all":       {"", holding(erofsEntry, erofsData), "erofs", "", ""},

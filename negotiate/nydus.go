@@ -30,7 +30,8 @@ const (
 )
 
 // nydus recognises RAFS images: data blobs, and the metadata of the whole image
-// (the bootstrap) as last layer. The bootstrap is an EROFS image.
+// (the bootstrap) as last layer. The bootstrap is an EROFS image. Where data stays
+// in the image's own layers, these are the candidate's tables.
 type nydus struct{}
 
 var (
@@ -59,9 +60,35 @@ func (n nydus) Recognise(_ context.Context, a Artifact) (*Candidate, error) {
 	if err := checkNydus(layers); err != nil {
 		return nil, err
 	}
+	originals, err := originalsOf(layers, a.Image)
+	if err != nil {
+		return nil, err
+	}
 	return &Candidate{
-		Format: n.Format(), Config: a.Config, Layers: slices.Clone(layers), Fit: FitFlat, Foreign: true,
+		Format: n.Format(), Config: a.Config, Layers: slices.Clone(layers), Tables: originals, Fit: FitFlat, Foreign: true,
 	}, nil
+}
+
+// originalsOf returns the layers of the image that blobs without data of their own
+// point into (zran), each once. Every one must be a layer of this very image: the
+// form may bring metadata, but no data from elsewhere.
+func originalsOf(blobs, image []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	var originals []ocispec.Descriptor
+	for i, d := range blobs {
+		target, ok := d.Annotations[annotationNydusReference]
+		if !ok {
+			continue
+		}
+		is := func(of ocispec.Descriptor) bool { return of.Digest.String() == target }
+		n := slices.IndexFunc(image, is)
+		switch {
+		case n < 0:
+			return nil, reason.Errorf(reason.LayerMismatch, "blob %d is of layer %s, which the image does not have", i, clip(target))
+		case !slices.ContainsFunc(originals, is):
+			originals = append(originals, image[n])
+		}
+	}
+	return originals, nil
 }
 
 // checkNydus refuses layers that are no blobs with a bootstrap behind them, or such
@@ -81,8 +108,6 @@ func checkNydus(layers []ocispec.Descriptor) error {
 		switch {
 		case d.Annotations[annotationNydusEncrypted] != "":
 			return reason.Errorf(reason.NoMatch, "blob %d is encrypted", i)
-		case d.Annotations[annotationNydusReference] != "":
-			return reason.Errorf(reason.NoMatch, "blob %d is an index of an original layer (zran), which is not read here", i)
 		case !isNydusBlob(d):
 			return reason.Errorf(reason.ArtifactInvalid, "layer %d is a %s, not a Nydus blob", i, clip(d.MediaType))
 		}
@@ -105,7 +130,7 @@ func (n nydus) RecogniseInPlace(o Original) (*Candidate, error) {
 }
 
 // Complete reads the manifest of an entry of the index.
-func (nydus) Complete(ctx context.Context, c *Candidate, _ Original, fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)) error {
+func (nydus) Complete(ctx context.Context, c *Candidate, o Original, fetch func(context.Context, ocispec.Descriptor) (*Manifest, error)) error {
 	if len(c.Layers) > 0 {
 		return nil
 	}
@@ -114,6 +139,9 @@ func (nydus) Complete(ctx context.Context, c *Candidate, _ Original, fetch func(
 		return err
 	}
 	if err := checkNydus(m.Files); err != nil {
+		return err
+	}
+	if c.Tables, err = originalsOf(m.Files, o.Manifest.Files); err != nil {
 		return err
 	}
 	c.Layers, c.Config, c.Created = slices.Clone(m.Files), m.Config, created(m.Annotations)
