@@ -30,8 +30,8 @@ func attachLoop(file string) (*os.File, error) {
 	defer func() { _ = control.Close() }()
 	for range loopTries {
 		loop, err := configureFreeLoop(control, backing, file)
-		if errors.Is(err, unix.EBUSY) {
-			continue // somebody else took the device between the two calls
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO) {
+			continue // somebody else took the device between the two calls, or is giving it back
 		}
 		return loop, err
 	}
