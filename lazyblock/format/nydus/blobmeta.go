@@ -142,6 +142,7 @@ func parseMeta(rows []byte, blob *blobInfo, table unitTable) (list blobList, err
 func (l *blobList) parseStretches(rows, windows []byte) error {
 	l.cuts = &gzindex.Cuts{}
 	le := binary.LittleEndian
+	left := uint64(len(windows)) // each is kept once: no more work than there are bytes
 	for row := range slices.Chunk(rows, unitRow) {
 		off, bits := int64(le.Uint64(row)), row[37]
 		at, n := le.Uint64(row[16:]), uint64(le.Uint32(row[32:]))
@@ -153,9 +154,10 @@ func (l *blobList) parseStretches(rows, windows []byte) error {
 		switch {
 		case b.off < 0 || b.size > gzindex.MaxSpan || b.stored > gzindex.MaxSpan:
 			return corrupt("stretch of %d bytes at %d that inflates to %d, more than %d", b.stored, off, b.size, gzindex.MaxSpan)
-		case n > gzindex.WindowSize || n > uint64(len(windows)) || at > uint64(len(windows))-n:
+		case n > gzindex.WindowSize || n > left || at > uint64(len(windows))-n:
 			return corrupt("%d bytes before a stretch at %d of %d", n, at, len(windows))
 		}
+		left -= n
 		if err := l.cuts.Add(bits, windows[at:at+n]); err != nil {
 			return corrupt("stretch at %d: %w", off, err)
 		}
