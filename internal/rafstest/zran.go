@@ -14,10 +14,9 @@ import (
 
 // stretch is a part of an original layer that can be inflated by itself.
 type stretch struct {
-	begin   place
-	end     int // of its content
-	window  []byte
-	context int
+	begin  place
+	end    int // of its content
+	window []byte
 }
 
 // Bounds of a stretch, smaller than the builder's so that small layers have many.
@@ -154,10 +153,16 @@ func (b *blob) finishOriginal() {
 	b.id = hex.EncodeToString(sum[:])
 }
 
-// List is the list of chunks of a small blob that is written with opts, for tests
-// that bend it: its rows, the blob's features, how many chunks there are, and where
-// in the rows batches or stretches are, of how many bytes, and how many.
-func List(t testing.TB, opts Options) (rows []byte, features uint32, chunks, off, size, count int) {
+// List is the list of chunks of a small blob, for tests that bend it.
+type List struct {
+	Rows             []byte
+	Features         uint32
+	Chunks           int
+	Off, Size, Count int // where in Rows batches or stretches are, in how many bytes, and how many
+}
+
+// WriteList lists what a blob written with opts holds.
+func WriteList(t testing.TB, opts Options) List {
 	t.Helper()
 	if opts.ChunkSize == 0 {
 		opts.ChunkSize = 64 << 10
@@ -173,7 +178,8 @@ func List(t testing.TB, opts Options) (rows []byte, features uint32, chunks, off
 		b.add(t, content)
 		b.flush(t)
 	}
-	rows = b.meta()
-	size, count = b.units()
-	return rows, b.features(), len(b.chunks), len(rows) - size, size, count
+	l := List{Rows: b.meta(), Features: b.features(), Chunks: len(b.chunks)}
+	l.Size, l.Count = b.units()
+	l.Off = len(l.Rows) - l.Size
+	return l
 }

@@ -130,7 +130,8 @@ func parseMeta(rows []byte, blob *blobInfo, table unitTable) (list blobList, err
 	}
 	part := rows[table.off : table.off+table.size]
 	if blob.features&featureZran != 0 {
-		return list, list.parseStretches(part[:table.count*unitRow], part[table.count*unitRow:])
+		err = list.parseStretches(part[:table.count*unitRow], part[table.count*unitRow:])
+		return list, err
 	}
 	for row := range slices.Chunk(part[:table.count*unitRow], unitRow) {
 		list.batches = append(list.batches, batch{off: -1, stored: int64(binary.LittleEndian.Uint32(row)), size: int64(binary.LittleEndian.Uint32(row[4:]))})

@@ -14,8 +14,8 @@ func FuzzList(f *testing.F) {
 	for _, opts := range []rafstest.Options{
 		{}, {V2: true}, {Compression: rafstest.Zstd, Batch: 8192}, {Zran: true},
 	} {
-		rows, features, chunks, off, size, count := rafstest.List(f, opts)
-		f.Add(rows, features, uint16(chunks), uint64(off), uint64(size), uint32(count))
+		l := rafstest.WriteList(f, opts)
+		f.Add(l.Rows, l.Features, uint16(l.Chunks), uint64(l.Off), uint64(l.Size), uint32(l.Count))
 	}
 	d, err := newDecoder()
 	if err != nil {
