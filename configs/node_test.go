@@ -71,7 +71,7 @@ func TestServiceSharesTheHostsMounts(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Type": "notify", "KillMode": "process", "Restart": "always", "OOMScoreAdjust": "-999",
-		"Before": "kubelet.service", "Requires": "referee.socket", "FileDescriptorStoreMax": "512",
+		"Before": "kubelet.service", "Requires": "referee.socket",
 	} {
 		if got := set[name]; !slices.Equal(got, []string{want}) {
 			t.Errorf("%s= is %q, want %q", name, got, want)

@@ -51,7 +51,7 @@ cp -a /etc /var/lib/kubelet /root/before 2>/dev/null || { mkdir before && cp -a 
 ./referee install
 echo "== install: $?"
 state installed
-systemctl show --property=FileDescriptorStoreMax,Type,KillMode,NRestarts referee.service | sort
+systemctl show --property=Type,KillMode,NRestarts referee.service | sort
 stat --format '== socket: %F %a' /run/referee/cri.sock
 /usr/local/bin/referee status >/dev/null && echo "== status: answers"
 /usr/local/bin/referee doctor | grep -E '^(good|degraded|bad) +(kubelet|containerd|snapshotter|mounts|daemon|cri socket) '
@@ -147,7 +147,7 @@ func TestSystemd(t *testing.T) {
 	expectLines(t, string(results),
 		"== install: 0",
 		"== installed: active active active ",
-		"FileDescriptorStoreMax=512", "KillMode=process", "NRestarts=0", "Type=notify",
+		"KillMode=process", "NRestarts=0", "Type=notify",
 		"== socket: socket 660",
 		"== status: answers",
 		"good +containerd +containerd "+node.Containerd,
