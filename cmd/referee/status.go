@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/referee-cri/referee/configs"
@@ -136,17 +137,7 @@ func (v *statusVolume) state() string {
 }
 
 // size is a number of bytes for people.
-func size(n int64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/1024, 0
-	for value >= 1024 && unit < len(units)-1 {
-		value, unit = value/1024, unit+1
-	}
-	return fmt.Sprintf("%.1f %ciB", value, units[unit])
-}
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 func (d *daemonParts) handleStatus(w http.ResponseWriter, config *configs.Config) {
 	s, err := d.status(config)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	hostconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/dustin/go-humanize"
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
 
@@ -171,7 +172,4 @@ func existing(path string) string {
 	}
 }
 
-func size(n int64) string {
-	const unit = 1 << 30
-	return fmt.Sprintf("%.1f GiB", float64(n)/unit)
-}
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

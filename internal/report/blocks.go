@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/referee-cri/referee/lazyblock/trace"
 )
 
@@ -132,14 +134,4 @@ func roundUp(n int64) int64 {
 func percent(part, whole int64) float64 { return 100 * float64(part) / float64(max(whole, 1)) }
 
 // size is a number of bytes for people.
-func size(n int64) string {
-	const units = "KMGTPE"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/1024, 0
-	for value >= 1024 && unit < len(units)-1 {
-		value, unit = value/1024, unit+1
-	}
-	return fmt.Sprintf("%.3g %ciB", value, units[unit])
-}
+func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

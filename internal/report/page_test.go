@@ -127,7 +127,7 @@ func TestPagesTellWhatHappened(t *testing.T) {
 		has, lack []string
 	}{
 		"lazy": {lazyPull(), []string{
-			"registry.example/data/python:3.13", "lazy, as overlaybd", "release@example", "registry.example/data/**", "1.18 MiB", "386 MiB", "160 ms", "negotiate", "61 %",
+			"registry.example/data/python:3.13", "lazy, as overlaybd", "release@example", "registry.example/data/**", "1.2 MiB", "386 MiB", "160 ms", "negotiate", "61 %",
 			`id="blocks"`, `id="start"`, `id="pull"`, "read after", "At that speed the layers of this image take about 10.3 s", "41 requests", "does not list turbooci",
 		}, nil},
 		"ordinary": {ordinaryPull(), []string{"ordinary", "registry-error", "15 s", "&lt;script&gt;"}, []string{`id="blocks"`, `id="start"`, `id="bytes"`}},
