@@ -114,7 +114,7 @@ bench: deps tools peers build ## Measure small images against ordinary pulls and
 
 .PHONY: bench-full
 bench-full: deps tools peers build ## Measure all images and write docs/benchmarks.md, 90 minutes (root)
-	go run ./e2e/bench -n 3 -within 45m -images small,nginx,redis,node,postgres,python -json .cache/bench-full.json -docs docs
+	go run ./e2e/bench -n 3 -within 45m -formats redis,python -images small,nginx,redis,node,postgres,python -json .cache/bench-full.json -docs docs
 
 .PHONY: demo
 demo: deps tools build ## Show an image being pulled lazily on a real node, converted and not (root)

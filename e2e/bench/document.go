@@ -35,7 +35,9 @@ const method = "" +
 	"| lazy, cold | Referee, just started; an overlaybd form attached to the unchanged image |\n" +
 	"| lazy, warm | the same, and it has pulled another image from that registry a moment ago |\n" +
 	"| lazy, traced | the same, and it has recorded one earlier start |\n" +
-	"| lazy, estargz; lazy, soci | Referee, just started, with the very image that the peer pulls |\n"
+	"| lazy, estargz; lazy, soci | Referee, just started, with the very image that the peer pulls |\n" +
+	"| lazy, zstd:chunked; lazy, erofs; lazy, disk | Referee, just started, with forms that `referee convert` makes |\n" +
+	"| lazy, settled | (reads only) the overlaybd form is whole on the node and has become a local file |\n"
 
 // document writes benchmarks.md and a picture of each metric into folder; "" is
 // nowhere. Every figure in them is from the report.

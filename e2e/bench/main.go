@@ -38,6 +38,7 @@ type options struct {
 	calls       int
 	plans       int
 	images      []string
+	formats     []string // images to pull in every form
 	variants    []string
 	parts       map[string]bool
 	seed        int64
@@ -49,12 +50,13 @@ type options struct {
 
 func main() {
 	var o options
-	var images, parts, variants string
+	var images, formats, parts, variants string
 	flag.IntVar(&o.repetitions, "n", 5, "repetitions of each pull")
 	flag.IntVar(&o.calls, "calls", 3000, "calls of each kind, direct and proxied")
 	flag.IntVar(&o.plans, "plans", 15, "plans of each kind")
 	flag.DurationVar(&o.within, "within", 0, "begin no pull after this time, but for the first repetition (0: unbounded)")
 	flag.StringVar(&images, "images", "small,python", "images to pull: small, redis, nginx, node, postgres, python")
+	flag.StringVar(&formats, "formats", "redis", "images, of these, to pull in all forms that Referee makes")
 	flag.StringVar(&variants, "variants", allVariants(), "ways to pull, separated by semicolons; those whose form this Referee cannot read are left out")
 	flag.StringVar(&parts, "parts", "front,negotiate,pulls,reads,memory,misses,crowds", "what to measure")
 	flag.Int64Var(&o.seed, "seed", time.Now().UnixNano(), "of the order of repetitions")
@@ -62,12 +64,12 @@ func main() {
 	flag.StringVar(&o.docs, "docs", "", "folder for benchmarks.md and its pictures")
 	from := flag.String("from", "", "measure nothing: read what -json wrote")
 	flag.Parse()
-	o.command = fmt.Sprintf("go run ./e2e/bench -n %d -within %s -images %s -parts %s", o.repetitions, o.within, images, parts)
+	o.command = fmt.Sprintf("go run ./e2e/bench -n %d -within %s -images %s -formats %s -parts %s", o.repetitions, o.within, images, formats, parts)
 	if variants != allVariants() {
 		o.command += fmt.Sprintf(" -variants %q", variants)
 	}
 	o.variants = strings.Split(variants, ";")
-	o.images = strings.Split(images, ",")
+	o.images, o.formats = strings.Split(images, ","), strings.Split(formats, ",")
 	o.parts = map[string]bool{}
 	for part := range strings.SplitSeq(parts, ",") {
 		o.parts[part] = true

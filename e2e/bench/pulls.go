@@ -32,6 +32,10 @@ const (
 	// The same forms as the peers', through Referee, which has just started.
 	lazyStargz Variant = "lazy, estargz"
 	lazySOCI   Variant = "lazy, soci"
+	// Forms that `referee convert` makes, through Referee, which has just started.
+	lazyZstd  Variant = "lazy, zstd:chunked"
+	lazyEROFS Variant = "lazy, erofs"
+	lazyDisk  Variant = "lazy, disk"
 	// lazySettled is read, not pulled: the form is whole, and a local file.
 	lazySettled Variant = "lazy, settled"
 )
@@ -58,6 +62,9 @@ var recipes = []recipe{
 	{variant: lazyTraced, way: compare.Lazy, form: compare.Original, warm: true, traced: true},
 	{variant: lazyStargz, way: compare.Lazy, form: compare.EStargz, reader: "estargz"},
 	{variant: lazySOCI, way: compare.Lazy, form: compare.SOCIIndexed, reader: "soci"},
+	{variant: lazyZstd, way: compare.Lazy, form: compare.ZstdChunked, reader: "zstdchunked"},
+	{variant: lazyEROFS, way: compare.Lazy, form: compare.EROFS, reader: "erofs"},
+	{variant: lazyDisk, way: compare.Lazy, form: compare.Disk, reader: "disk"},
 }
 
 func allVariants() string {
@@ -69,7 +76,7 @@ func allVariants() string {
 }
 
 // lazyVariants are those that go through Referee.
-var lazyVariants = []Variant{lazyCold, lazyWarm, lazyTraced, lazyStargz, lazySOCI, lazySettled}
+var lazyVariants = []Variant{lazyCold, lazyWarm, lazyTraced, lazyStargz, lazySOCI, lazyZstd, lazyEROFS, lazyDisk, lazySettled}
 
 // chosen are the recipes of the variants that were asked for and can be made.
 func chosen(ctx context.Context, bed *compare.Bed, o options) ([]recipe, error) {
@@ -148,26 +155,32 @@ func planRound(ctx context.Context, progress io.Writer, bed *compare.Bed, report
 		return nil, err
 	}
 	for _, name := range o.images {
-		forms, err := publish(ctx, progress, bed, report, name, recipes)
+		forms, err := publish(ctx, progress, bed, report, name, recipes, o)
 		if err != nil {
 			return nil, err
 		}
 		for _, l := range report.Links {
 			for _, r := range recipes {
-				round = append(round, pull{r, forms[r.form], l})
+				if image, ok := forms[r.form]; ok {
+					round = append(round, pull{r, image, l})
+				}
 			}
 		}
 	}
 	return round, nil
 }
 
-// publish makes an image available in the forms of the recipes.
-func publish(ctx context.Context, progress io.Writer, bed *compare.Bed, report *Report, name string, recipes []recipe) (map[compare.Form]compare.Image, error) {
+// publish makes an image available in the forms of the recipes; in those of Referee
+// only the images that o names.
+func publish(ctx context.Context, progress io.Writer, bed *compare.Bed, report *Report, name string, recipes []recipe, o options) (map[compare.Form]compare.Image, error) {
 	original, err := bed.Publish(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(progress, "image %s: %d layers, %.1f MB; converted in %s\n", name, original.Layers, float64(original.Size)/1e6, original.Converted.Round(100*time.Millisecond))
+	if original.Unpacked, err = bed.Unpack(ctx, name); err != nil {
+		return nil, err
+	}
 	report.addImage(original)
 	forms := map[compare.Form]compare.Image{compare.Original: original}
 	for _, form := range compare.PeerForms() {
@@ -178,6 +191,17 @@ func publish(ctx context.Context, progress io.Writer, bed *compare.Bed, report *
 			continue
 		}
 		made, err := bed.PublishForm(ctx, name, form, report.Links[0])
+		if err != nil {
+			return nil, err
+		}
+		forms[form] = made
+		report.addForm(made)
+	}
+	for _, form := range compare.OwnForms() {
+		if !slices.Contains(o.formats, name) || !slices.ContainsFunc(recipes, func(r recipe) bool { return r.form == form }) {
+			continue
+		}
+		made, err := bed.PublishAlone(ctx, original, form)
 		if err != nil {
 			return nil, err
 		}

@@ -60,12 +60,16 @@ func measureReads(ctx context.Context, progress io.Writer, bed *compare.Bed, rep
 		return err
 	}
 	for _, name := range o.images {
-		forms, err := publish(ctx, progress, bed, report, name, recipes)
+		forms, err := publish(ctx, progress, bed, report, name, recipes, o)
 		if err != nil {
 			return err
 		}
 		for _, r := range readers(recipes) {
-			reading, err := readOne(ctx, bed, r, forms[r.form], report.Links[0])
+			image, ok := forms[r.form]
+			if !ok {
+				continue
+			}
+			reading, err := readOne(ctx, bed, r, image, report.Links[0])
 			if err != nil {
 				return err
 			}
@@ -74,7 +78,7 @@ func measureReads(ctx context.Context, progress io.Writer, bed *compare.Bed, rep
 			if r.variant != lazyCold {
 				continue
 			}
-			if reading, err = readSettled(ctx, bed, forms[r.form], report.Links[0]); err != nil {
+			if reading, err = readSettled(ctx, bed, image, report.Links[0]); err != nil {
 				return err
 			}
 			report.Reads = append(report.Reads, *reading)

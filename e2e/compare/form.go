@@ -26,7 +26,14 @@ const (
 	// EStargzRecorded has what one start reads in front, marked for prefetch.
 	EStargzRecorded Form = "estargz-recorded"
 	SOCIIndexed     Form = "soci"
+	// The forms that Referee makes, by the names that `convert --to` has for them.
+	ZstdChunked Form = "zstd-chunked"
+	EROFS       Form = "erofs"
+	Disk        Form = "disk"
 )
+
+// OwnForms are forms that `referee convert` makes, besides overlaybd.
+func OwnForms() []Form { return []Form{ZstdChunked, EROFS, Disk} }
 
 // PeerForms are the forms that other projects' tools make.
 func PeerForms() []Form { return []Form{EStargz, EStargzRecorded, SOCIIndexed} }

@@ -75,7 +75,7 @@ func demo(ctx context.Context, out io.Writer, name string, shape link.Shape) (er
 	}
 	fmt.Fprintf(out, "image       %s: %d layers, %s\n", image.Ref(l), image.Layers, bytes(image.Size))
 	fmt.Fprintf(out, "convert     an overlaybd form (%s) attached to it in %s; tag and digest unchanged\n", bytes(image.LazySize), seconds(image.Converted))
-	indexed, err := bed.PublishIndexed(ctx, image)
+	indexed, err := bed.PublishAlone(ctx, image, compare.SOCIIndexed)
 	if err != nil {
 		return err
 	}
