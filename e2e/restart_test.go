@@ -14,6 +14,7 @@ import (
 
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/regtest"
 )
 
@@ -97,9 +98,8 @@ func (b *bed) cyclePower(t *testing.T) {
 	b.killContainers(t)
 	unmountBelow(t, b.Dir())
 	for _, dir := range []string{b.State(), filepath.Join(b.Dir(), "referee-state"), filepath.Join(b.Dir(), "referee")} {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Fatal(err)
-		}
+		// Shims see that their containers have ended, and write that down.
+		eventually.True(t, "remove "+dir, func() bool { return os.RemoveAll(dir) == nil })
 	}
 	if err := b.Resume(t.Context()); err != nil {
 		t.Fatal(err)
