@@ -36,8 +36,8 @@ func (h *halting) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", off, last, len(h.content)))
 	w.WriteHeader(http.StatusPartialContent)
 	stop := min(off+int(h.first), last+1)
-	_, _ = w.Write(h.content[off:stop]) // the client may have gone
-	w.(http.Flusher).Flush()
+	_, _ = w.Write(h.content[off:stop])       // the client may have gone
+	_ = http.NewResponseController(w).Flush() // as above
 	select {
 	case <-h.goOn:
 		_, _ = w.Write(h.content[stop : last+1])
