@@ -86,8 +86,8 @@ build: ## Build bin/referee
 test: deps tools build ## Run every test, end to end included (root)
 	go vet ./...
 	go test -race -timeout 70m $(TESTFLAGS) ./...
-	cd packaging && go test $(TESTFLAGS) ./...
-	cd charts && go test $(TESTFLAGS) ./...
+	cd packaging && go test -timeout 40m $(TESTFLAGS) ./...
+	cd charts && go test -timeout 40m $(TESTFLAGS) ./...
 
 .PHONY: e2e
 e2e: deps tools build ## Run only the end-to-end tests (root)
@@ -98,7 +98,7 @@ SOAK_KILLS := 100
 SOAK_SEED  :=
 
 .PHONY: soak
-soak: deps tools build ## Let containers read while everything fails around them, for an hour (root)
+soak: deps tools build ## Let containers read while everything fails around them, some 15 minutes (root)
 	SOAK_KILLS=$(SOAK_KILLS) SOAK_SEED=$(SOAK_SEED) go test -race -timeout 3h -count=1 -v -run '^TestSoak(Settled)?$$' ./e2e
 
 .PHONY: lint
