@@ -136,14 +136,15 @@ func (p reportPage) expectSeconds(t *testing.T, name string, s float64) {
 // each is what explain tells.
 func (p reportPage) expectFigure(t *testing.T, name string, want float64, units map[string]float64) {
 	t.Helper()
-	const rounded = 0.006 // three digits
+	const rounded = 0.51 // of the last digit
 	seen := 0
 	for _, text := range p[name] {
 		number, unit, _ := strings.Cut(text, " ")
 		value, err := strconv.ParseFloat(number, 64)
 		if scale, known := units[unit]; err == nil && known {
 			seen++
-			if got := value * scale; math.Abs(got-want) > rounded*want {
+			_, decimals, _ := strings.Cut(number, ".")
+			if math.Abs(value-want/scale) > rounded*math.Pow10(-len(decimals)) {
 				t.Errorf("%s: the page has %s, explain tells %g", name, text, want)
 			}
 		}
