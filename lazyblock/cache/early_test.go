@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -113,5 +114,23 @@ func TestReadersDoNotOutrunTheLink(t *testing.T) {
 	close(h.goOn)
 	if err := <-later; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFailedFetchIsNoHole: between the arrival of a reader's bytes and their copying
+// the fetch may fail. What the file has there then is a hole, which reads as zeros.
+func TestFailedFetchIsNoHole(t *testing.T) {
+	t.Parallel()
+	src := newSource(1, mib)
+	b := openBlob(t, openStore(t, t.TempDir(), Options{}), src)
+	failed := &fetch{off: 0, end: 256 * kib, done: make(chan struct{}), err: errors.New("registry is away")}
+	close(failed.done)
+	p := make([]byte, 4*kib)
+	if err := b.file.copyPiece(t.Context(), p, 8*kib, piece{0, 256 * kib, failed}); !errors.Is(err, failed.err) {
+		t.Errorf("error %v, want that of the fetch", err)
+	}
+	failed.abandoned = true
+	if err := b.file.copyPiece(t.Context(), p, 8*kib, piece{0, 256 * kib, failed}); err != nil || !bytes.Equal(p, src.content[8*kib:][:len(p)]) {
+		t.Errorf("another's departure: wrong bytes, or %v", err)
 	}
 }

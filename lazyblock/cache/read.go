@@ -105,7 +105,13 @@ func (f *file) copyPiece(ctx context.Context, p []byte, off int64, pc piece) err
 		if f.copyEarly(p, off, fe) {
 			return nil
 		}
-		if _, err := f.await(ctx, fe); err == nil && fe.data != nil { // it has ended, or is about to
+		if again, err := f.await(ctx, fe); err != nil { // what it brought early is gone, and no hole may pass for it
+			if again {
+				return f.fetchOrigin(ctx, p, off)
+			}
+			return err
+		}
+		if fe.data != nil {
 			copy(p, fe.data[off-fe.off:])
 			return nil
 		}
