@@ -12,12 +12,13 @@ import (
 	"github.com/referee-cri/referee/internal/forge"
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/regtest"
+	"github.com/referee-cri/referee/internal/testdata"
 )
 
 // layer reads a layer of the stock form.
 func (g *ground) layer(t *testing.T, i int) []byte {
 	t.Helper()
-	blob, err := os.ReadFile(blobPath(g.layout, g.form.Layers[i].Digest))
+	blob, err := os.ReadFile(testdata.Blob(g.layout, g.form.Layers[i].Digest))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -217,19 +217,24 @@ func Tars(t testing.TB, layout, tag string) [][]byte {
 	t.Helper()
 	var tars [][]byte
 	for _, layer := range testdata.ReadImage(t, layout, tag).Manifest.Layers {
-		tars = append(tars, decompress(t, testdata.Blob(layout, layer.Digest)))
+		tars = append(tars, readLayer(t, testdata.Blob(layout, layer.Digest)))
 	}
 	return tars
 }
 
-func decompress(t testing.TB, path string) []byte {
+func readLayer(t testing.TB, path string) []byte {
 	t.Helper()
-	f, err := os.Open(path)
+	layer, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	stream, err := layerstream.Decompress(f)
+	return Decompress(t, layer)
+}
+
+// Decompress returns the tar that a layer is, compressed or not.
+func Decompress(t testing.TB, layer []byte) []byte {
+	t.Helper()
+	stream, err := layerstream.Decompress(bytes.NewReader(layer))
 	if err != nil {
 		t.Fatal(err)
 	}

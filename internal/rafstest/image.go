@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/referee-cri/referee/internal/fsimage"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/erofs/ondisk"
 	"github.com/referee-cri/referee/lazyblock/tarinode"
@@ -61,7 +62,7 @@ func Write(t testing.TB, layers [][]byte, opts Options) *Image {
 		switch {
 		case opts.Originals:
 			b.original = readOriginal(t, layer)
-			layer = inflate(t, layer)
+			layer = fsimage.Decompress(t, layer)
 		case opts.Zran:
 			b.original = makeOriginal(layer)
 		}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"testing"
 
-	"github.com/referee-cri/referee/internal/layerstream"
 	"github.com/referee-cri/referee/lazyblock/format/gzindex"
 )
 
@@ -52,21 +51,6 @@ func readOriginal(t testing.TB, file []byte) *original {
 		t.Fatal(err)
 	}
 	return o
-}
-
-// inflate is the content of a layer.
-func inflate(t testing.TB, file []byte) []byte {
-	t.Helper()
-	stream, err := layerstream.Decompress(bytes.NewReader(file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
-	content, err := io.ReadAll(stream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
 }
 
 // cover returns the stretch that holds the content from at to end, and where it

@@ -13,6 +13,7 @@ import (
 // Image is one image, or another thing with a manifest, of an OCI layout.
 type Image struct {
 	Descriptor ocispec.Descriptor // as the layout's index has it
+	Bytes      []byte             // of the manifest
 	Manifest   ocispec.Manifest
 	Config     ocispec.Image
 }
@@ -27,7 +28,7 @@ func ReadImage(t testing.TB, layout, tag string) Image {
 			continue
 		}
 		image := Image{Descriptor: entry}
-		readJSON(t, Blob(layout, entry.Digest), &image.Manifest)
+		image.Bytes = readJSON(t, Blob(layout, entry.Digest), &image.Manifest)
 		readJSON(t, Blob(layout, image.Manifest.Config.Digest), &image.Config)
 		return image
 	}
@@ -40,7 +41,7 @@ func Blob(layout string, d digest.Digest) string {
 	return filepath.Join(layout, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
-func readJSON(t testing.TB, path string, into any) {
+func readJSON(t testing.TB, path string, into any) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err == nil {
@@ -49,4 +50,5 @@ func readJSON(t testing.TB, path string, into any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return data
 }
