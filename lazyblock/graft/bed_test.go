@@ -64,8 +64,8 @@ func (b *bed) leased(t *testing.T) context.Context {
 	return leases.WithLease(b.context(t.Context()), b.lease.ID)
 }
 
-// graftVolume mounts a volume and grafts it under a chain of that name.
-func (b *bed) graftVolume(t *testing.T, name string) Graft {
+// mountVolume mounts a volume of that name.
+func (b *bed) mountVolume(t *testing.T, name string) {
 	t.Helper()
 	root := filepath.Join(b.volumes, name, "root")
 	err := os.MkdirAll(root, 0o755)
@@ -81,6 +81,12 @@ func (b *bed) graftVolume(t *testing.T, name string) Graft {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// graftVolume mounts a volume and grafts it under a chain of that name.
+func (b *bed) graftVolume(t *testing.T, name string) Graft {
+	t.Helper()
+	b.mountVolume(t, name)
 	pull, err := b.Begin(t.Context(), []digest.Digest{chain(name)})
 	if err != nil {
 		t.Fatal(err)

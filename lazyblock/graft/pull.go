@@ -92,18 +92,18 @@ func (g *Grafter) begin(ctx context.Context, chains []digest.Digest, lowest func
 		}
 		pull := &Pull{g: g, chains: chains, hold: held}
 		again, err := g.states(ctx, chains)
-		if err == nil && !slices.Equal(states, again) && !sameSplit(want, split(chains, again, lowest(again))) {
-			pull.End(context.WithoutCancel(ctx))
-			continue // the wait changed what there is
+		settled := err == nil && sameSplit(want, split(chains, again, lowest(again)))
+		if settled {
+			settled, err = pull.settle(ctx, again)
 		}
-		if err == nil {
-			err = pull.settle(ctx, again)
+		if settled {
+			return pull, nil
 		}
+		pull.End(context.WithoutCancel(ctx))
 		if err != nil {
-			pull.End(context.WithoutCancel(ctx))
 			return nil, reason.Wrap(reason.GraftFailed, err)
 		}
-		return pull, nil
+		// The wait changed what there is.
 	}
 }
 
@@ -125,37 +125,70 @@ func sameSplit(a, b hold) bool {
 	return slices.Equal(a.real, b.real) && slices.Equal(a.standIn, b.standIn)
 }
 
-// settle removes stale placeholders among the chains held for their content and
-// makes those that are missing.
-func (p *Pull) settle(ctx context.Context, states []State) error {
+// settle removes stale placeholders among the chains held for their content, and
+// makes those that are missing. It reports whether what the pull depends on is
+// still what states says.
+func (p *Pull) settle(ctx context.Context, states []State) (bool, error) {
 	for i, chain := range p.chains {
 		if states[i] == Placeholder && slices.Contains(p.hold.real, chain) {
 			if err := p.g.removePlaceholder(ctx, chain); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
-	var missing []digest.Digest
-	for i, chain := range p.chains {
-		if states[i] == Absent && slices.Contains(p.hold.standIn, chain) {
-			missing = append(missing, chain)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
+	if len(p.hold.standIn) == 0 {
+		return true, nil
 	}
 	ctx, err := p.leased(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// containerd syncs its database in every one of these steps; it can batch
 	// those that come together.
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
-	for _, chain := range missing {
-		group.Go(func() error { return p.g.makePlaceholder(ctx, chain) })
+	settled := make([]bool, len(p.chains))
+	for i, chain := range p.chains {
+		group.Go(func() (err error) {
+			switch {
+			case slices.Contains(p.hold.standIn, chain):
+				settled[i], err = true, p.standIn(ctx, chain, states[i])
+			case states[i] == Grafted:
+				settled[i], err = p.keep(ctx, chain, Grafted)
+			default:
+				settled[i] = true
+			}
+			return err
+		})
 	}
-	return group.Wait()
+	err = group.Wait()
+	return err == nil && !slices.Contains(settled, false), err
+}
+
+// standIn makes a placeholder for chain, or keeps that of another pull.
+func (p *Pull) standIn(ctx context.Context, chain digest.Digest, state State) error {
+	for {
+		if state == Absent {
+			if made, err := p.g.makePlaceholder(ctx, chain); made || err != nil {
+				return err
+			}
+		}
+		if kept, err := p.keep(ctx, chain, Placeholder); kept || err != nil {
+			return err
+		}
+		state = Absent // it went just before
+	}
+}
+
+// keep puts what another pull made under this one's lease, too: with that pull goes
+// its own, and containerd would collect what this one still needs for its way up
+// the chains. It reports whether the chain is in the state.
+func (p *Pull) keep(ctx context.Context, chain digest.Digest, want State) (bool, error) {
+	if err := p.g.leases.AddResource(ctx, *p.lease, leases.Resource{ID: chain.String(), Type: p.g.resources}); err != nil {
+		return false, fmt.Errorf("keep snapshot %s: %w", chain, err)
+	}
+	state, err := p.g.State(ctx, chain)
+	return state == want, err
 }
 
 // leased returns ctx with the pull's lease, which it makes on first use.
@@ -222,23 +255,24 @@ func (p *Pull) End(ctx context.Context) {
 
 func (p *Pull) top() digest.Digest { return p.chains[len(p.chains)-1] }
 
-func (g *Grafter) makePlaceholder(ctx context.Context, chain digest.Digest) error {
+// makePlaceholder returns false if another pull made the same one meanwhile.
+func (g *Grafter) makePlaceholder(ctx context.Context, chain digest.Digest) (bool, error) {
 	key, where, err := g.prepare(ctx)
 	if err != nil {
-		return fmt.Errorf("placeholder for %s: %w", chain, err)
+		return false, fmt.Errorf("placeholder for %s: %w", chain, err)
 	}
 	err = where.link(brokenLink)
 	if err == nil {
 		err = g.snapshots.Commit(ctx, chain.String(), key, snapshots.WithLabels(map[string]string{labelPlaceholder: "true"}))
 	}
 	if err == nil {
-		return nil
+		return true, nil
 	}
 	removeErr := g.snapshots.Remove(ctx, key)
 	if errdefs.IsAlreadyExists(err) {
-		return removeErr // another pull needs the same one
+		return false, removeErr
 	}
-	return errors.Join(fmt.Errorf("placeholder for %s: %w", chain, err), removeErr)
+	return false, errors.Join(fmt.Errorf("placeholder for %s: %w", chain, err), removeErr)
 }
 
 // removePlaceholder removes the snapshot of chain if it is a placeholder.
