@@ -140,7 +140,7 @@ func (o Original) countLayers(what string, marked func(ocispec.Descriptor) bool)
 const maxPlain = 64 << 20
 
 // mostLayers is countLayers for forms whose reader reads layers that are not marked
-// to their end: these must be few, none of zstd, and less than half of the image.
+// to their end: these must be few and less than half of the image.
 func (o Original) mostLayers(what string, marked func(ocispec.Descriptor) bool) error {
 	err := o.countLayers(what, marked)
 	if err == nil || errors.Is(err, ErrNotMine) {
@@ -149,13 +149,9 @@ func (o Original) mostLayers(what string, marked func(ocispec.Descriptor) bool) 
 	var plain, all int64
 	for _, d := range o.Manifest.Files {
 		all += d.Size
-		if marked(d) {
-			continue
+		if !marked(d) {
+			plain += d.Size
 		}
-		if strings.HasSuffix(d.MediaType, "zstd") {
-			return err
-		}
-		plain += d.Size
 	}
 	if plain > maxPlain || plain > all/2 {
 		return err

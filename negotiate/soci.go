@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,10 +20,6 @@ const (
 
 // mediaTypeSOCIPrefetch is that of a list of spans of a layer that a start reads.
 const mediaTypeSOCIPrefetch = "application/vnd.amazon.soci.prefetch.v1+json"
-
-// maxWithoutTable is how many bytes of layers without a table may be read whole
-// before an image starts. Writers leave out layers below 10 MiB.
-const maxWithoutTable = 64 << 20
 
 // Annotations of SOCI.
 const (
@@ -99,17 +94,13 @@ func (c *Candidate) takeTables(files []ocispec.Descriptor) error {
 		return reason.Errorf(reason.ArtifactInvalid, "it has no tables")
 	}
 	n, size := 0, int64(0)
-	for i, layer := range c.Layers {
-		if tabled[layer.Digest] {
-			continue
+	for _, layer := range c.Layers {
+		if !tabled[layer.Digest] {
+			n, size = n+1, size+layer.Size
 		}
-		if strings.HasSuffix(layer.MediaType, "zstd") {
-			return reason.Errorf(reason.NoMatch, "layer %d is compressed with zstd, of which SOCI knows nothing", i)
-		}
-		n, size = n+1, size+layer.Size
 	}
-	if size > maxWithoutTable {
-		return reason.Errorf(reason.NoMatch, "%d of the image's %d layers have no table, and %d bytes would have to be fetched whole, more than %d", n, len(c.Layers), size, maxWithoutTable)
+	if size > maxPlain {
+		return reason.Errorf(reason.NoMatch, "%d of the image's %d layers have no table, and %d bytes would have to be fetched whole, more than %d", n, len(c.Layers), size, maxPlain)
 	}
 	c.Tables = slices.Clone(files)
 	return nil

@@ -32,10 +32,6 @@ func TestSOCIIndexIsCompleted(t *testing.T) {
 			func(l []ocispec.Descriptor) { l[1].Size = 100 << 20 }, func(l []ocispec.Descriptor) []ocispec.Descriptor { return l[:1] }, "",
 			reason.NoMatch, "1 of the image's 2 layers have no table, and 104857600 bytes",
 		},
-		"a zstd layer has none": {
-			func(l []ocispec.Descriptor) { l[1].MediaType = zstdLayer }, func(l []ocispec.Descriptor) []ocispec.Descriptor { return l[:1] }, "",
-			reason.NoMatch, "layer 1 is compressed with zstd",
-		},
 		"no tables":                {nil, func([]ocispec.Descriptor) []ocispec.Descriptor { return nil }, "", reason.ArtifactInvalid, "no tables"},
 		"a table of another image": {nil, func(l []ocispec.Descriptor) []ocispec.Descriptor { return []ocispec.Descriptor{l[0], stranger} }, "", reason.LayerMismatch, "which the image does not have"},
 		"an index of another kind": {nil, func(l []ocispec.Descriptor) []ocispec.Descriptor { return l }, typeSOCI, reason.ArtifactInvalid, "is of type"},

@@ -33,16 +33,27 @@ func index(stored io.Reader, size int64) (*layer, error) {
 	stored = io.MultiReader(bytes.NewReader(head[:n]), stored)
 	l := &layer{}
 	sums := &summer{}
-	if !bytes.HasPrefix(head, gzipMagic) {
-		if bytes.Equal(head, zstdMagic) {
-			return nil, reason.Errorf(reason.NoMatch, "it is compressed with zstd and has no table")
-		}
-		if err := l.readTar(stored, sums); err != nil {
-			return nil, err
-		}
-		l.sums = sums.finish()
-		return l, nil
+	switch {
+	case bytes.HasPrefix(head, gzipMagic):
+		err = l.indexGzip(stored, size, sums)
+	case bytes.Equal(head, zstdMagic), isSkippable(head):
+		err = l.indexZstd(stored, sums)
+	default:
+		err = l.readTar(stored, sums)
 	}
+	if err != nil {
+		return nil, err
+	}
+	l.sums = sums.finish()
+	return l, nil
+}
+
+// isSkippable reports whether a zstd file may begin so (RFC 8878, section 3.1.2).
+func isSkippable(head []byte) bool {
+	return len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18})
+}
+
+func (l *layer) indexGzip(stored io.Reader, size int64, sums *summer) error {
 	builder := gzindex.NewBuilder(spanSize)
 	inflated := gzindex.NewReader(stored, func(at gzindex.Checkpoint, window []byte) error {
 		taken, err := builder.Take(at, window)
@@ -55,13 +66,23 @@ func index(stored io.Reader, size int64) (*layer, error) {
 		if errors.Is(err, gzindex.ErrCorrupt) {
 			err = reason.Wrap(reason.FormatCorrupt, err)
 		}
-		return nil, err
+		return err
 	}
-	l.sums = sums.finish()
-	if l.index, err = builder.Index(size, l.size); err != nil {
-		return nil, reason.Wrap(reason.FormatCorrupt, err)
+	var err error
+	if l.gzip, err = builder.Index(size, l.size); err != nil {
+		return reason.Wrap(reason.FormatCorrupt, err)
 	}
-	return l, nil
+	return nil
+}
+
+func (l *layer) indexZstd(stored io.Reader, sums *summer) error {
+	frames, err := newFrames(stored, sums.cut)
+	if err != nil {
+		return err
+	}
+	err = l.readTar(frames, sums)
+	l.zstd = frames
+	return err
 }
 
 // readTar reads entries, and what follows them, to the end of r.

@@ -2,7 +2,8 @@
 // among layers that have one: a layer is read to its end once, compared with its
 // digest, and indexed on the way, so that it can be read from its middle afterwards.
 //
-// gzip layers are given checkpoints (package gzindex), uncompressed ones need none.
+// gzip layers are given checkpoints (package gzindex), zstd layers are read frame by
+// frame, uncompressed ones need nothing.
 // It is for small layers: a start has to wait for all their bytes. It starts no
 // goroutines and keeps nothing on disk.
 package plainlayer
@@ -48,7 +49,8 @@ func Check(blobs []lazyblock.FormBlob) error {
 // layer is what was learned of a layer without a table.
 type layer struct {
 	entries []toc.Entry
-	index   *gzindex.Index // nil: it is not compressed
+	gzip    *gzindex.Index // nil: it is not gzip
+	zstd    *frames        // nil: it is not zstd
 	size    int64          // of the tar
 	sums    span.Digests   // of the spans, inflated
 }
@@ -82,8 +84,11 @@ func (l *layer) all(yield func(toc.Entry, error) bool) {
 
 // content reads the layer's tar, span by span, each compared with what was read first.
 func (l *layer) content(blob lazyblock.RangeReader, memory *span.Memory) (*span.Reader, error) {
-	if l.index != nil {
-		return l.index.Content(blob, gzindex.ContentOptions{Inflated: l.sums.Verify, Memory: memory})
+	if l.gzip != nil {
+		return l.gzip.Content(blob, gzindex.ContentOptions{Inflated: l.sums.Verify, Memory: memory})
+	}
+	if l.zstd != nil {
+		return l.zstd.content(blob, l.sums, memory)
 	}
 	spans := make([]span.Span, len(l.sums))
 	for i := range spans {

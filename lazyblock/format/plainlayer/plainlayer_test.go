@@ -6,8 +6,10 @@ import (
 	"compress/gzip"
 	"context"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -57,10 +59,30 @@ func compress(t testing.TB, data []byte) []byte {
 	return b.Bytes()
 }
 
+// compressZstd makes a frame of every size bytes, and one that is skipped.
+func compressZstd(t testing.TB, data []byte, size int, options ...zstd.EOption) []byte {
+	t.Helper()
+	z, err := zstd.NewWriter(nil, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := []byte{0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'}
+	for part := range slices.Chunk(data, size) {
+		blob = z.EncodeAll(part, blob)
+	}
+	return blob
+}
+
 func TestALayerIsReadFromItsMiddle(t *testing.T) {
 	t.Parallel()
 	data := makeTar(t)
-	for name, blob := range map[string][]byte{"gzip": compress(t, data), "uncompressed": data} {
+	for name, blob := range map[string][]byte{
+		"gzip":                       compress(t, data),
+		"zstd":                       compressZstd(t, data, len(data))[11:],
+		"zstd frames":                compressZstd(t, data, 100_000),
+		"zstd frames of one segment": compressZstd(t, data, 1000, zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false)),
+		"uncompressed":               data,
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			layer, err := Open(t.Context(), blobOf(blob, blob), nil)
@@ -95,13 +117,24 @@ func TestOtherLayersAreRefused(t *testing.T) {
 	t.Parallel()
 	data := makeTar(t)
 	gz := compress(t, data)
+	z := compressZstd(t, data, len(data))
+	flipped := bytes.Clone(z)
+	flipped[len(z)/2] ^= 1
+	zeros := make([]byte, maxFrame+1)
+	large := compressZstd(t, zeros, len(zeros), zstd.WithZeroFrames(true))
+	claims := append(bytes.Clone(zstdMagic), 0xa0, 0, 0, 0, 0x7f, 1, 0, 0) // 2 GiB, one empty block
 	for name, tc := range map[string]struct {
 		data, said []byte
 		want       reason.Code
 	}{
 		"other bytes than its digest's": {gz, data, reason.DigestMismatch},
 		"broken gzip":                   {gz[:len(gz)-9], gz[:len(gz)-9], reason.FormatCorrupt},
-		"zstd":                          {zstdMagic, zstdMagic, reason.NoMatch},
+		"zstd without end":              {z[:len(z)-9], z[:len(z)-9], reason.FormatCorrupt},
+		"zstd without content":          {zstdMagic, zstdMagic, reason.FormatCorrupt},
+		"a skippable frame without end": {z[:10], z[:10], reason.FormatCorrupt},
+		"broken zstd":                   {flipped, flipped, reason.FormatCorrupt},
+		"a large zstd frame":            {large, large, reason.NoMatch},
+		"a frame that says it is large": {claims, claims, reason.NoMatch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -3,6 +3,8 @@ package soci
 import (
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/lazyblock/format/span"
 )
@@ -61,6 +63,11 @@ func FuzzPlain(f *testing.F) {
 	f.Add(data)
 	f.Add(compress(f, data, 0))
 	f.Add(compress(f, data, 700))
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(z.EncodeAll(data[700:], z.EncodeAll(data[:700], nil)))
 	f.Fuzz(func(t *testing.T, layer []byte) {
 		v, err := Open(t.Context(), formOf(layer, nil), Options{})
 		if err != nil {

@@ -158,7 +158,7 @@ func TestLayersWithoutATableHaveBounds(t *testing.T) {
 		layer []byte
 		want  reason.Code
 	}{
-		"zstd":               {append([]byte{0x28, 0xb5, 0x2f, 0xfd}, data...), reason.NoMatch},
+		"broken zstd":        {append([]byte{0x28, 0xb5, 0x2f, 0xfd}, data...), reason.FormatCorrupt},
 		"broken gzip":        {append(bytes.Clone(gz[:len(gz)-9]), gz[len(gz)-8:]...), reason.FormatCorrupt},
 		"a broken tar":       {append(bytes.Clone(data[:100]), data...), reason.FormatCorrupt},
 		"nothing but zeros":  {make([]byte, 1024), reason.None},

@@ -1,8 +1,16 @@
 package zstdchunked_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"io"
+	"slices"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/referee-cri/referee/internal/treecmp"
 	"github.com/referee-cri/referee/lazyblock"
@@ -36,6 +44,42 @@ func TestConformance(t *testing.T) {
 					formattest.Corrupt("a chunk that is not its digest's", 1, func(b []byte) []byte { return formattest.Flip(b, len(b)/2) }),
 				},
 			},
+			{
+				Name: "on two layers without table", Want: trees, Ignores: append(ignores, formattest.RoundedTimes...),
+				Image: formattest.Image{Layers: slices.Concat(
+					withoutTable(t, formattest.Reference(t, "tiny", "tiny")[:2]),
+					formattest.Reference(t, "zstdchunked-stargz", "tiny-zstdchunked")[2:],
+				)},
+				Damages: []formattest.Damage{
+					formattest.Corrupt("a layer that does not decode", 0, func(b []byte) []byte { return formattest.Flip(b, len(b)/2) }),
+				},
+			},
 		},
 	})
+}
+
+// withoutTable compresses gzip layers anew, as BuildKit does: in one frame.
+func withoutTable(t *testing.T, layers []formattest.Blob) []formattest.Blob {
+	t.Helper()
+	for i := range layers {
+		gz, err := gzip.NewReader(bytes.NewReader(layers[i].Data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stored bytes.Buffer
+		z, err := zstd.NewWriter(&stored)
+		if err == nil {
+			_, err = io.Copy(z, gz)
+		}
+		if err == nil {
+			err = z.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers[i] = formattest.Blob{Data: stored.Bytes(), Descriptor: ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageLayerZstd, Digest: digest.FromBytes(stored.Bytes()), Size: int64(stored.Len()),
+		}}
+	}
+	return layers
 }

@@ -25,8 +25,8 @@ const readPiece = 4 << 20
 // Bytes that break the format give reason.FormatCorrupt; they are first dropped
 // from the cache below and read once more. reason.ArtifactInvalid is for layers
 // whose annotations do not say where the table is. Layers without them are read to
-// their end and compared with their digest, as long as they are small and no zstd:
-// else the error has reason.NoMatch.
+// their end and compared with their digest, as long as they are small: else the
+// error has reason.NoMatch.
 func Open(ctx context.Context, form lazyblock.Form, opts Options) (lazyblock.Volume, error) {
 	return stargztoc.Open(ctx, form, stargztoc.Format{Has: hasTable, Table: readLayer, Expand: expand, Memory: opts.Memory})
 }
