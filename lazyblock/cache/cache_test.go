@@ -133,18 +133,21 @@ func TestMissesAreAlignedAndMerged(t *testing.T) {
 		"the second read of it fetches nothing":  {[]read{{0, 10}, {100, 1000}, {255 * kib, kib}}, [][2]int64{{0, 256 * kib}}},
 		"neighbouring misses become one request": {[]read{{200 * kib, 200 * kib}}, [][2]int64{{184 * kib, 328 * kib}}},
 		"a hole is filled, not what is there": {
-			[]read{{256 * kib, 10}, {mib, 10}, {300 * kib, 800 * kib}},
-			[][2]int64{{256 * kib, 256 * kib}, {mib, 256 * kib}, {512 * kib, 512 * kib}},
+			[]read{{256 * kib, 10}, {768 * kib, 10}, {300 * kib, 500 * kib}},
+			[][2]int64{{256 * kib, 256 * kib}, {768 * kib, 256 * kib}, {512 * kib, 256 * kib}},
 		},
 		"requests are not longer than allowed": {
-			[]read{{0, 9 * mib}}, [][2]int64{{0, 4 * mib}, {4 * mib, 4 * mib}, {8 * mib, mib}},
+			[]read{{0, 10 * mib}}, [][2]int64{
+				{0, mib}, {mib, mib}, {2 * mib, mib}, {3 * mib, mib}, {4 * mib, mib},
+				{5 * mib, mib}, {6 * mib, mib}, {7 * mib, mib}, {8 * mib, mib}, {9 * mib, mib},
+			},
 		},
 		"the end of the blob is not passed": {[]read{{10*mib + 100, 11}}, [][2]int64{{10 * mib, 111}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			src := newSource(1, 10*mib+111)
-			b := openBlob(t, openStore(t, t.TempDir(), Options{MaxReadAhead: -1}), src)
+			b := openBlob(t, openStore(t, t.TempDir(), Options{MaxReadAhead: -1, MaxRequest: mib}), src)
 			var asked [][2]int64
 			for _, r := range tc.reads {
 				check(t, b, src, r.off, r.n)

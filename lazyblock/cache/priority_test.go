@@ -97,22 +97,32 @@ func TestBackgroundLeavesMemoryToReaders(t *testing.T) {
 	release()
 }
 
-// TestHurriedReadIsSplit: each part comes over a connection of its own.
-func TestHurriedReadIsSplit(t *testing.T) {
+// TestReadsAreSplit: each part comes over a connection of its own.
+func TestReadsAreSplit(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ length, requests int64 }{
-		"one block":       {4 * kib, 1},
-		"a round trip":    {12 * kib, 1},
-		"a usual tail":    {50 * kib, 5},
-		"a long one":      {2 * mib, 8},
-		"not whole parts": {600 * kib, 8},
+	for name, tc := range map[string]struct {
+		hurried          bool
+		length, requests int64
+	}{
+		"in a hurry, one block":       {true, 4 * kib, 1},
+		"in a hurry, a round trip":    {true, 12 * kib, 1},
+		"in a hurry, a usual tail":    {true, 50 * kib, 5},
+		"in a hurry, a long one":      {true, 2 * mib, 8},
+		"in a hurry, not whole parts": {true, 600 * kib, 8},
+		"a span":                      {false, mib, 8},
+		"a short span":                {false, 512 * kib, 4},
+		"not so long":                 {false, 500 * kib, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			src := newSource(1, 8*mib)
-			b := openBlob(t, openStore(t, t.TempDir(), Options{}), src)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
+			b := openBlob(t, openStore(t, t.TempDir(), Options{MaxReadAhead: -1}), src)
+			ctx := t.Context()
+			if tc.hurried {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, time.Minute)
+				defer cancel()
+			}
 			p := make([]byte, tc.length)
 			if _, err := b.ReadRange(ctx, p, mib); err != nil || !bytes.Equal(p, src.content[mib:mib+tc.length]) {
 				t.Fatalf("wrong bytes: %v", err)

@@ -135,7 +135,7 @@ func (f *file) plan(ctx context.Context, off, end int64, as manner) ([]piece, er
 		return nil, os.ErrClosed
 	}
 	var pieces []piece
-	missed, longest := false, f.longestRequest(ctx, end-off)
+	missed, longest := false, f.longestRequest(ctx, end-off, as)
 	for pos := f.alignDown(off, f.sparse.blockSize); pos < end; {
 		pc := piece{off: pos}
 		if f.present(pos) {
@@ -182,21 +182,28 @@ func (f *file) startAt(ctx context.Context, pos, end, longest int64, as manner) 
 	return f.start(ctx, start, min(stop, f.entry.size), as == ahead)
 }
 
-// A read in a hurry is split into a few requests side by side, of what a TCP
-// connection brings in its first round trip: ten segments (RFC 6928). It doubles
-// from there: 64 KiB take three round trips, and one over five connections.
+// Reads of which every byte is waited for are split into a few requests side by
+// side. A TCP connection brings ten segments in its first round trip (RFC 6928), and
+// in the first after a pause; from there it doubles: 64 KiB take three round trips,
+// and one over five connections.
 const (
-	hurriedRequests = 8
-	hurriedRequest  = 12 << 10 // at least, with its header
+	sideBySide     = 8
+	hurriedRequest = 12 << 10  // at least, of reads in a hurry, with its header
+	longRead       = 512 << 10 // at least: whoever wants so much cannot use a part of it, as of a span to decode
+	longRequest    = 128 << 10 // at least, of long reads
 )
 
 // longestRequest is how much one request of a read of n bytes fetches at most.
-func (f *file) longestRequest(ctx context.Context, n int64) int64 {
-	if !hurried(ctx) {
-		return f.store.opts.MaxRequest
+func (f *file) longestRequest(ctx context.Context, n int64, as manner) int64 {
+	least := f.store.opts.MaxRequest
+	switch {
+	case hurried(ctx):
+		least = hurriedRequest
+	case n >= longRead && as == generously:
+		least = longRequest
 	}
-	part := max(n/hurriedRequests, hurriedRequest)
-	return min(f.alignUp(part, f.sparse.blockSize), f.store.opts.MaxRequest)
+	part := f.alignUp(max(n/sideBySide, least), f.sparse.blockSize)
+	return min(part, f.store.opts.MaxRequest)
 }
 
 // hurried reports whether a read has a deadline, as reads have that prepare a

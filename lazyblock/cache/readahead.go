@@ -40,8 +40,8 @@ func (s *streams) follow(off, slack int64) *stream {
 
 // readAhead is told of a read that had to wait. Where it goes on with an earlier
 // one and has come near the end of what was fetched for that, more is fetched:
-// twice as much each time. Where it goes on with none, a guess is made. The caller
-// holds f.mu.
+// twice as much each time. Where it goes on with none and is not long, a guess is
+// made. The caller holds f.mu.
 func (f *file) readAhead(ctx context.Context, off, end int64) {
 	fetchSize := f.store.opts.FetchSize
 	if f.store.opts.MaxReadAhead < fetchSize {
@@ -51,7 +51,9 @@ func (f *file) readAhead(ctx context.Context, off, end int64) {
 	reached := f.alignUp(end, fetchSize)
 	if st.window == 0 {
 		*st = stream{last: end, ahead: reached, window: fetchSize, turn: st.turn}
-		f.guess(ctx, reached)
+		if end-off < longRead { // or it would only share the link
+			f.guess(ctx, reached)
+		}
 		return
 	}
 	st.last = max(st.last, end)

@@ -9,6 +9,7 @@
 package plainlayer
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,10 @@ func Check(blobs []lazyblock.FormBlob) error {
 	}
 	return nil
 }
+
+// piece is how much is asked for at a time: what a slow link brings in a few round
+// trips.
+const piece = 4 << 20
 
 // layer is what was learned of a layer without a table.
 type layer struct {
@@ -105,7 +110,8 @@ func read(ctx context.Context, blob lazyblock.FormBlob) (*layer, error) {
 		return nil, reason.Errorf(reason.ArtifactInvalid, "digest %q: %w", want, err)
 	}
 	verifier := want.Verifier()
-	stored := io.TeeReader(&forward{ctx: ctx, r: blob}, verifier)
+	ahead := bufio.NewReaderSize(&forward{ctx: ctx, r: blob}, int(min(piece, blob.Size())))
+	stored := io.TeeReader(ahead, verifier)
 	l, err := index(stored, blob.Size())
 	if err != nil {
 		return nil, err
