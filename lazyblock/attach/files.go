@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/internal/reason"
@@ -21,11 +22,17 @@ import (
 // EROFS is told to read the files past their own page cache where the kernel knows
 // how to (Linux 6.13): what is cached once, as the mounted files, need not be
 // cached twice. Not with blocks below 4 KiB, which a disk may refuse to read.
-func MountFiles(files []string, target string, volume lazyblock.Volume) error {
+func MountFiles(files []string, target string, volume lazyblock.Volume, log *zap.Logger) error {
 	if volume.FSType == "erofs" && hasWholeBlocks(files[0]) {
 		direct := volume
 		direct.Options = append(slices.Clone(volume.Options), "directio")
+		before := backings()
 		err := mountFiles(files[0], files[1:], target, direct)
+		if err == nil {
+			err = raiseReadAhead(files[0], before)
+			log.Debug("read-ahead of a mounted file", zap.String("target", target), zap.Error(err)) // without, it is only slower
+			return nil
+		}
 		if !errors.Is(err, unix.EINVAL) {
 			return reason.Wrap(reason.AttachFailed, err)
 		}

@@ -276,7 +276,7 @@ func (m *Manager) mountFiles(ctx context.Context, id string, o *opened, keep boo
 			return err
 		}
 	}
-	if err := attach.MountFiles(where, target, o.volume); err != nil {
+	if err := attach.MountFiles(where, target, o.volume, m.log); err != nil {
 		return err
 	}
 	return attach.Probe(ctx, target)
