@@ -19,6 +19,7 @@ import (
 // TestLocalFilesAreReadFarAhead reads of the kernel how far a mount of a file is read
 // ahead. Others may mount EROFS at the same time, so it looks more than once.
 func TestLocalFilesAreReadFarAhead(t *testing.T) {
+	t.Parallel()
 	fsimage.NeedRoot(t)
 	dir, target, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "image")
 	err := os.WriteFile(filepath.Join(dir, "file"), []byte("content"), 0o600)

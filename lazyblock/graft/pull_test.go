@@ -22,6 +22,7 @@ func (b *bed) expectAfterCollecting(t *testing.T, below, top State) {
 // TestPullsShareWhatOneMade ends the pull that made the placeholders, and the graft
 // over them, while others are still on their way up the same chains.
 func TestPullsShareWhatOneMade(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, "")
 	chains := []digest.Digest{chain("low"), chain("middle"), chain("top")}
 	first, err := b.Begin(t.Context(), chains)
@@ -54,6 +55,7 @@ func TestPullsShareWhatOneMade(t *testing.T) {
 
 // TestPullsThatBeginTogether lets pulls compete for who makes which placeholder.
 func TestPullsThatBeginTogether(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, "")
 	chains := []digest.Digest{chain("low"), chain("middle"), chain("top")}
 	const rounds = 10
