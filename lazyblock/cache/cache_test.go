@@ -139,8 +139,15 @@ func TestMissesAreAlignedAndMerged(t *testing.T) {
 		"requests are not longer than allowed": {
 			[]read{{0, 9 * mib}},
 			[][2]int64{
-				{0, mib}, {mib, mib}, {2 * mib, mib}, {3 * mib, mib}, {4 * mib, mib},
-				{5 * mib, mib}, {6 * mib, mib}, {7 * mib, mib}, {8 * mib, mib},
+				{0, mib},
+				{mib, mib},
+				{2 * mib, mib},
+				{3 * mib, mib},
+				{4 * mib, mib},
+				{5 * mib, mib},
+				{6 * mib, mib},
+				{7 * mib, mib},
+				{8 * mib, mib},
 			},
 		},
 		"the end of the blob is not passed": {[]read{{10*mib + 100, 11}}, [][2]int64{{10 * mib, 111}}},
