@@ -74,7 +74,7 @@ type blobs struct {
 	cache       *cache.Store
 	hosts       *blob.Hosts
 	giveUpAfter time.Duration
-	observe     func(p blob.Priority, took time.Duration, n int, err error)
+	observe     func(p lazyblock.Priority, took time.Duration, n int, err error)
 	hedged      func() // see blob.Options
 	log         *zap.Logger
 }

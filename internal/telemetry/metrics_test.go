@@ -22,7 +22,7 @@ import (
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/telemetry"
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/cache"
 )
 
@@ -44,8 +44,8 @@ func busy() *telemetry.Metrics {
 	m.Call(criimage.Call{Method: "/runtime.v1.ImageService/ImageStatus", Took: time.Millisecond, Err: status.Error(codes.NotFound, "x")})
 	m.Asked(registry.Asked{Path: "referrers/sha256:abc", Took: time.Millisecond})
 	m.Asked(registry.Asked{Path: "blobs/sha256:abc", Err: &registry.StatusError{StatusCode: 503}})
-	m.Fetch(blob.Demand, time.Millisecond, 4096, nil)
-	m.Fetch(blob.Background, time.Millisecond, 0, errors.New("cut"))
+	m.Fetch(lazyblock.Demand, time.Millisecond, 4096, nil)
+	m.Fetch(lazyblock.Background, time.Millisecond, 0, errors.New("cut"))
 	m.Hedge()
 	m.Read(time.Millisecond, true, nil)
 	m.Read(time.Microsecond, false, nil)

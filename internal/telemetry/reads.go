@@ -4,16 +4,16 @@ import (
 	"time"
 
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
 var _ volume.Observer = (*Metrics)(nil)
 
 // Fetch counts a request for a range of a blob; see blob.Options.Observe.
-func (m *Metrics) Fetch(p blob.Priority, took time.Duration, n int, err error) {
+func (m *Metrics) Fetch(p lazyblock.Priority, took time.Duration, n int, err error) {
 	kind, result := "demand", "ok"
-	if p == blob.Background {
+	if p == lazyblock.Background {
 		kind = "prefetch"
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ func (b *Blob) try(ctx context.Context, p []byte, off int64, patience time.Durat
 		asked := ctx
 		defer func(begin time.Time) {
 			if !outrun(asked) {
-				observe(PriorityOf(asked), time.Since(begin), n, err)
+				observe(lazyblock.PriorityOf(asked), time.Since(begin), n, err)
 			}
 		}(time.Now())
 	}

@@ -52,7 +52,7 @@ type Options struct {
 	// Observe is told of every request that was answered or failed, by many
 	// goroutines at once; n is how many bytes it brought. It must not block. nil:
 	// nobody is told.
-	Observe func(p Priority, took time.Duration, n int, err error)
+	Observe func(p lazyblock.Priority, took time.Duration, n int, err error)
 
 	// Hedged is told of every range that is asked for a second time, just before, by
 	// many goroutines at once. It must not block. nil: nobody is told.

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"errors"
 	"time"
@@ -20,7 +21,7 @@ func (b *Blob) readSome(ctx context.Context, p []byte, off int64, patience time.
 	}
 	defer give()
 	host := b.opts.Host
-	if host == nil || PriorityOf(ctx) == Background {
+	if host == nil || lazyblock.PriorityOf(ctx) == lazyblock.Background {
 		return b.try(ctx, p, off, patience)
 	}
 	start := time.Now()

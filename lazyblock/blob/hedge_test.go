@@ -9,6 +9,7 @@ import (
 	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/regtest"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/blob"
 )
 
@@ -87,7 +88,7 @@ func TestBackgroundIsNotAskedForTwice(t *testing.T) {
 	b := s.paced(t)
 	s.reg.Inject(regtest.Fault{Match: blobs(), Latency: 100 * time.Millisecond, Times: 1})
 	before := b.Stats()
-	ctx := blob.WithPriority(t.Context(), blob.Background)
+	ctx := lazyblock.WithPriority(t.Context(), lazyblock.Background)
 	if _, err := b.ReadRange(ctx, make([]byte, 1000), 0); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/regtest"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/blob"
 )
 
@@ -32,7 +33,7 @@ func TestDemandPassesBackground(t *testing.T) {
 		hung.Add(1)
 		return true
 	}})
-	ctx, cancel := context.WithCancel(blob.WithPriority(t.Context(), blob.Background))
+	ctx, cancel := context.WithCancel(lazyblock.WithPriority(t.Context(), lazyblock.Background))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -42,7 +43,7 @@ func TestDemandPassesBackground(t *testing.T) {
 	eventually.True(t, "three requests hang", func() bool { return hung.Load() == 3 })
 	s.check(t, idle, 0, 100)
 
-	promotable, promote := blob.Promotable(t.Context())
+	promotable, promote := lazyblock.Promotable(t.Context())
 	done := make(chan error, 1)
 	wg.Go(func() {
 		_, err := idle.ReadRange(promotable, make([]byte, 200), 0)

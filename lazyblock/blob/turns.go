@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"slices"
 	"sync"
@@ -21,14 +22,14 @@ type waiter struct{ turn chan struct{} } // closed when it has one
 
 func newTurns(n int) *turns {
 	n = max(n, 1)
-	return &turns{most: [2]int{Demand: n, Background: max(n-max(n/4, 1), 1)}}
+	return &turns{most: [2]int{lazyblock.Demand: n, lazyblock.Background: max(n-max(n/4, 1), 1)}}
 }
 
 // take waits for a turn, which give gives back.
 func (t *turns) take(ctx context.Context) (give func(), err error) {
-	p := PriorityOf(ctx)
+	p := lazyblock.PriorityOf(ctx)
 	t.mu.Lock()
-	if t.free(p) && len(t.waiting[Demand]) == 0 && len(t.waiting[p]) == 0 {
+	if t.free(p) && len(t.waiting[lazyblock.Demand]) == 0 && len(t.waiting[p]) == 0 {
 		t.busy[p]++
 		t.mu.Unlock()
 		return func() { t.give(p) }, nil
@@ -38,8 +39,8 @@ func (t *turns) take(ctx context.Context) (give func(), err error) {
 	t.mu.Unlock()
 
 	var promoted <-chan struct{}
-	if p == Background {
-		promoted = promotion(ctx)
+	if p == lazyblock.Background {
+		promoted = lazyblock.Promotion(ctx)
 	}
 	for {
 		select {
@@ -48,7 +49,7 @@ func (t *turns) take(ctx context.Context) (give func(), err error) {
 		case <-promoted:
 			promoted = nil
 			if t.leave(w, p) {
-				p = Demand
+				p = lazyblock.Demand
 				t.join(w, p)
 			}
 		case <-ctx.Done():
@@ -64,27 +65,27 @@ func (t *turns) take(ctx context.Context) (give func(), err error) {
 func (t *turns) spare() (give func(), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.free(Demand) || len(t.waiting[Demand]) > 0 {
+	if !t.free(lazyblock.Demand) || len(t.waiting[lazyblock.Demand]) > 0 {
 		return nil, false
 	}
-	t.busy[Demand]++
-	return func() { t.give(Demand) }, true
+	t.busy[lazyblock.Demand]++
+	return func() { t.give(lazyblock.Demand) }, true
 }
 
 // free reports whether a request of that priority may begin. The caller holds t.mu.
-func (t *turns) free(p Priority) bool {
-	all := t.busy[Demand] + t.busy[Background]
+func (t *turns) free(p lazyblock.Priority) bool {
+	all := t.busy[lazyblock.Demand] + t.busy[lazyblock.Background]
 	return all < t.most[p]
 }
 
-func (t *turns) give(p Priority) {
+func (t *turns) give(p lazyblock.Priority) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.busy[p]--
 	t.admit()
 }
 
-func (t *turns) join(w *waiter, p Priority) {
+func (t *turns) join(w *waiter, p lazyblock.Priority) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting[p] = append(t.waiting[p], w)
@@ -92,7 +93,7 @@ func (t *turns) join(w *waiter, p Priority) {
 }
 
 // leave takes w out of its queue; false: it has its turn already.
-func (t *turns) leave(w *waiter, p Priority) bool {
+func (t *turns) leave(w *waiter, p lazyblock.Priority) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := slices.Index(t.waiting[p], w)
@@ -106,7 +107,7 @@ func (t *turns) leave(w *waiter, p Priority) bool {
 
 // admit gives turns to those whose turn it is. The caller holds t.mu.
 func (t *turns) admit() {
-	for _, p := range []Priority{Demand, Background} {
+	for _, p := range []lazyblock.Priority{lazyblock.Demand, lazyblock.Background} {
 		for len(t.waiting[p]) > 0 {
 			if !t.free(p) {
 				return

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"slices"
 	"sync"
@@ -9,7 +10,7 @@ import (
 	"github.com/referee-cri/referee/internal/eventually"
 )
 
-func (t *turns) queued(p Priority) int {
+func (t *turns) queued(p lazyblock.Priority) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.waiting[p])
@@ -18,7 +19,7 @@ func (t *turns) queued(p Priority) int {
 func (t *turns) taken() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.busy[Demand] + t.busy[Background]
+	return t.busy[lazyblock.Demand] + t.busy[lazyblock.Background]
 }
 
 func TestTurnsComeInOrder(t *testing.T) {
@@ -32,7 +33,7 @@ func TestTurnsComeInOrder(t *testing.T) {
 	var got []string
 	var wg sync.WaitGroup
 	queue := func(name string, ctx context.Context) {
-		before := turns.queued(Demand) + turns.queued(Background)
+		before := turns.queued(lazyblock.Demand) + turns.queued(lazyblock.Background)
 		wg.Go(func() {
 			give, err := turns.take(ctx)
 			if err != nil {
@@ -44,10 +45,10 @@ func TestTurnsComeInOrder(t *testing.T) {
 			mu.Unlock()
 			give()
 		})
-		eventually.True(t, name+" waits", func() bool { return turns.queued(Demand)+turns.queued(Background) == before+1 })
+		eventually.True(t, name+" waits", func() bool { return turns.queued(lazyblock.Demand)+turns.queued(lazyblock.Background) == before+1 })
 	}
-	background := WithPriority(t.Context(), Background)
-	promotable, promote := Promotable(t.Context())
+	background := lazyblock.WithPriority(t.Context(), lazyblock.Background)
+	promotable, promote := lazyblock.Promotable(t.Context())
 	queue("background 1", background)
 	queue("promoted", promotable)
 	queue("demand 1", t.Context())
@@ -55,14 +56,14 @@ func TestTurnsComeInOrder(t *testing.T) {
 	queue("demand 2", t.Context())
 	promote()
 	promote()
-	eventually.True(t, "promotion", func() bool { return turns.queued(Demand) == 3 })
+	eventually.True(t, "promotion", func() bool { return turns.queued(lazyblock.Demand) == 3 })
 	first()
 	wg.Wait()
 	want := []string{"demand 1", "demand 2", "promoted", "background 1", "background 2"}
 	if !slices.Equal(got, want) {
 		t.Errorf("turns went to %q, want %q", got, want)
 	}
-	if PriorityOf(promotable) != Demand {
+	if lazyblock.PriorityOf(promotable) != lazyblock.Demand {
 		t.Error("a promoted context is still Background")
 	}
 	if n := turns.taken(); n != 0 {
@@ -74,7 +75,7 @@ func TestBackgroundLeavesRoom(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int]int{1: 1, 2: 1, 4: 3, 8: 6, 32: 24} {
 		turns := newTurns(n)
-		ctx, cancel := context.WithCancel(WithPriority(t.Context(), Background))
+		ctx, cancel := context.WithCancel(lazyblock.WithPriority(t.Context(), lazyblock.Background))
 		var wg sync.WaitGroup
 		for range n + 5 {
 			wg.Go(func() {
@@ -84,7 +85,7 @@ func TestBackgroundLeavesRoom(t *testing.T) {
 				}
 			})
 		}
-		eventually.True(t, "everyone waits or goes", func() bool { return turns.taken()+turns.queued(Background) == n+5 })
+		eventually.True(t, "everyone waits or goes", func() bool { return turns.taken()+turns.queued(lazyblock.Background) == n+5 })
 		if got := turns.taken(); got != want {
 			t.Errorf("of %d turns %d went to background work, want %d", n, got, want)
 		}

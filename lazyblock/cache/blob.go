@@ -68,7 +68,7 @@ func (b *Blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) 
 
 // Prefetch fetches what is missing of [off, off+n) without returning it: those
 // blocks and no more, in requests of at most Options.MaxRequest. A fetch that is
-// under way already is waited for. The context's priority (blob.WithPriority)
+// under way already is waited for. The context's priority (lazyblock.WithPriority)
 // goes to the origin with it; its end ends the wait, and the fetch unless a reader
 // waits for it too.
 func (b *Blob) Prefetch(ctx context.Context, off, n int64) error {

@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 // budget bounds the bytes of fetches under way. Those that nobody waits for wait
@@ -24,7 +24,7 @@ func newBudget(opts Options) *budget {
 // take waits until n more bytes may be under way; release gives them back.
 func (b *budget) take(ctx context.Context, n int64) (release func(), err error) {
 	charged := false
-	if blob.PriorityOf(ctx) == blob.Background {
+	if lazyblock.PriorityOf(ctx) == lazyblock.Background {
 		if charged, err = b.takeBackground(ctx, n); err != nil {
 			return nil, err
 		}
@@ -47,7 +47,7 @@ func (b *budget) takeBackground(ctx context.Context, n int64) (charged bool, err
 	if b.background.TryAcquire(n) {
 		return true, nil
 	}
-	wait, stop := blob.UntilDemand(ctx)
+	wait, stop := lazyblock.UntilDemand(ctx)
 	defer stop()
 	if err := b.background.Acquire(wait, n); err == nil {
 		return true, nil

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/referee-cri/referee/internal/reason"
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 // fetch is one request to the origin for blocks that are missing.
@@ -37,11 +37,11 @@ func (f *file) start(ctx context.Context, off, end int64, ahead bool) *fetch {
 		fctx, fe.cancel = context.WithDeadline(fctx, fe.deadline)
 	}
 	if ahead {
-		fctx = blob.WithPriority(fctx, blob.Background)
+		fctx = lazyblock.WithPriority(fctx, lazyblock.Background)
 	}
 	fe.hasten = func() {}
-	if blob.PriorityOf(fctx) == blob.Background {
-		fctx, fe.hasten = blob.Promotable(fctx)
+	if lazyblock.PriorityOf(fctx) == lazyblock.Background {
+		fctx, fe.hasten = lazyblock.Promotable(fctx)
 	}
 	f.fetches = append(f.fetches, fe)
 	f.fetching.Go(func() { f.run(fctx, fe) }) // shutdown waits for it
@@ -90,7 +90,7 @@ func (f *file) transfer(ctx context.Context, fe *fetch) ([]byte, error) {
 // join adds a waiter. The caller holds f.mu.
 func (fe *fetch) join(ctx context.Context) *fetch {
 	fe.waiters++
-	if blob.PriorityOf(ctx) == blob.Demand {
+	if lazyblock.PriorityOf(ctx) == lazyblock.Demand {
 		fe.hasten()
 	}
 	return fe

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 // gatedSource holds reads back until they are Demand, and tells of each that came.
@@ -18,9 +18,9 @@ type gatedSource struct {
 
 func (s gatedSource) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
 	s.came <- ctx
-	until, stop := blob.UntilDemand(ctx)
+	until, stop := lazyblock.UntilDemand(ctx)
 	defer stop()
-	if blob.PriorityOf(ctx) == blob.Background {
+	if lazyblock.PriorityOf(ctx) == lazyblock.Background {
 		<-until.Done()
 	}
 	if err := ctx.Err(); err != nil {
@@ -41,17 +41,17 @@ func TestReaderHastensWhatWasFetchedAhead(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := b.Prefetch(blob.WithPriority(t.Context(), blob.Background), 0, mib); err != nil {
+		if err := b.Prefetch(lazyblock.WithPriority(t.Context(), lazyblock.Background), 0, mib); err != nil {
 			t.Error(err)
 		}
 	})
 	background := <-src.came
-	if got := blob.PriorityOf(background); got != blob.Background {
+	if got := lazyblock.PriorityOf(background); got != lazyblock.Background {
 		t.Fatalf("the prefetch came with priority %d", got)
 	}
 	check(t, b, src.source, 64*kib, 4*kib)
 	wg.Wait()
-	if got := blob.PriorityOf(background); got != blob.Demand {
+	if got := lazyblock.PriorityOf(background); got != lazyblock.Demand {
 		t.Errorf("a reader waited for it, and its priority is %d", got)
 	}
 	if err := b.Close(); err != nil {
@@ -64,7 +64,7 @@ func TestReaderHastensWhatWasFetchedAhead(t *testing.T) {
 func TestBackgroundLeavesMemoryToReaders(t *testing.T) {
 	t.Parallel()
 	b := newBudget(Options{MaxBuffered: 8, MaxRequest: 2})
-	background := blob.WithPriority(t.Context(), blob.Background)
+	background := lazyblock.WithPriority(t.Context(), lazyblock.Background)
 	for range 2 {
 		release, err := b.take(background, 2)
 		if err != nil {
@@ -77,7 +77,7 @@ func TestBackgroundLeavesMemoryToReaders(t *testing.T) {
 	if _, err := b.take(short, 2); err == nil {
 		t.Error("background fetches took more than half")
 	}
-	promotable, promote := blob.Promotable(t.Context())
+	promotable, promote := lazyblock.Promotable(t.Context())
 	promoted := make(chan error, 1)
 	go func() { // ends by promote
 		release, err := b.take(promotable, 2)

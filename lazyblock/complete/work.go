@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/pause"
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/cache"
 )
 
@@ -76,7 +76,7 @@ func (c *Companion) complete(ctx context.Context, m *mounted) error {
 
 // fetch fetches what is missing of b.
 func (c *Companion) fetch(ctx context.Context, m *mounted, b completable) error {
-	ctx = blob.WithPriority(ctx, blob.Background)
+	ctx = lazyblock.WithPriority(ctx, lazyblock.Background)
 	for {
 		at, n := b.Missing(0)
 		if n == 0 {

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/contain"
-	"github.com/referee-cri/referee/lazyblock/blob"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
@@ -212,7 +212,7 @@ func (c *Companion) readNamed(ctx context.Context, log *zap.Logger, m volume.Mou
 // replay fetches what former starts have read.
 func (c *Companion) replay(ctx context.Context, log *zap.Logger, spec volume.Spec, blobs []volume.Blob, todo []Range) {
 	begin := time.Now()
-	made, bytes, err := replay(blob.WithPriority(ctx, blob.Background), todo, func(ctx context.Context, r Range) error {
+	made, bytes, err := replay(lazyblock.WithPriority(ctx, lazyblock.Background), todo, func(ctx context.Context, r Range) error {
 		if r.Layer >= len(blobs) {
 			return nil // of a layer that this volume is without
 		}

@@ -1,4 +1,4 @@
-package blob
+package lazyblock
 
 import "context"
 
@@ -27,7 +27,7 @@ func PriorityOf(ctx context.Context) Priority {
 	p, _ := ctx.Value(priorityKey{}).(Priority)
 	if p == Background {
 		select {
-		case <-promotion(ctx):
+		case <-Promotion(ctx):
 			return Demand
 		default:
 		}
@@ -43,8 +43,8 @@ func Promotable(ctx context.Context) (_ context.Context, promote func()) {
 	return context.WithValue(WithPriority(ctx, Background), promotionKey{}, promoted), promote
 }
 
-// promotion is closed when reads with ctx become Demand; nil: never.
-func promotion(ctx context.Context) <-chan struct{} {
+// Promotion is closed when reads with ctx become Demand; nil: never.
+func Promotion(ctx context.Context) <-chan struct{} {
 	if promoted, ok := ctx.Value(promotionKey{}).(context.Context); ok {
 		return promoted.Done()
 	}
