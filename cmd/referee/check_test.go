@@ -205,7 +205,7 @@ func TestFormatNames(t *testing.T) {
 			t.Errorf("format %s cannot be listed: %v", r.Format(), err)
 		}
 	}
-	for format := range formats() {
+	for format := range formats(nil) {
 		if !strings.Contains(" "+strings.Join(recognised, " ")+" ", " "+format+" ") {
 			t.Errorf("format %s can be read, and nothing recognises it", format)
 		}

@@ -18,9 +18,10 @@ import (
 )
 
 // formats are the formats whose layers can be opened here. What they decode to
-// serve a part of it is kept in one memory.
-func formats() map[string]volume.Opener {
-	memory := span.NewMemory(span.DefaultMemory)
+// serve a part of it is kept in one memory, and behind that where scratch says; nil:
+// nowhere.
+func formats(scratch func() (span.Scratch, error)) map[string]volume.Opener {
+	memory := span.NewMemory(span.DefaultMemory, scratch)
 	return map[string]volume.Opener{
 		"overlaybd": openOverlaybd,
 		"disk": func(ctx context.Context, form lazyblock.Form) (lazyblock.Volume, error) {

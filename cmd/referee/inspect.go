@@ -82,7 +82,7 @@ func inspect(ctx context.Context, config *configs.Config, request negotiate.Requ
 
 // canRead tells what this version has no reader for.
 func canRead(format string) error {
-	if formats()[format] == nil {
+	if formats(nil)[format] == nil {
 		return reason.Errorf(reason.NotAttachable, "this version has no reader for %s", format)
 	}
 	return nil

@@ -80,7 +80,7 @@ func written(p *configs.Policy) []string {
 }
 
 func surroundings(config *configs.Config) policy.Surroundings {
-	in := policy.Surroundings{Disabled: config.Disabled, Readers: slices.Sorted(maps.Keys(formats()))}
+	in := policy.Surroundings{Disabled: config.Disabled, Readers: slices.Sorted(maps.Keys(formats(nil)))}
 	for i := range config.Trust {
 		in.Trust = append(in.Trust, config.Trust[i].Name)
 	}

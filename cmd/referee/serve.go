@@ -187,7 +187,7 @@ func newDaemon(ctx context.Context, config *configs.Config, log *zap.Logger) (d 
 		return d, err
 	}
 	d.volumes, err = volume.NewManager(volume.Options{
-		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
+		Root: config.Root, State: config.State, Driver: d.driver, Formats: formats(scratchIn(d.cache)), GiveUpAfter: config.Reads.GiveUpAfter.Duration, Log: log,
 		Blobs:      blobs{registry: d.registry.Client, cache: d.cache, hosts: blob.NewHosts(0), giveUpAfter: config.Reads.GiveUpAfter.Duration, observe: d.metrics.Fetch, hedged: d.metrics.Hedge, log: log},
 		Companions: []volume.Companion{d.traces, d.completion}, Files: deviceFiles{d.cache}, Observer: d.metrics,
 	})

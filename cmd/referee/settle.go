@@ -12,6 +12,7 @@ import (
 	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/cache"
 	"github.com/referee-cri/referee/lazyblock/complete"
+	"github.com/referee-cri/referee/lazyblock/format/span"
 	"github.com/referee-cri/referee/lazyblock/volume"
 )
 
@@ -41,6 +42,17 @@ func (f deviceFiles) Remove(id string) error {
 
 // deviceDigest names a device in the cache.
 func deviceDigest(device string) digest.Digest { return digest.FromString("device " + device) }
+
+// scratchIn makes room in the cache for what was decoded.
+func scratchIn(c *cache.Store) func() (span.Scratch, error) {
+	return func() (span.Scratch, error) {
+		file, err := c.Scratch()
+		if err != nil {
+			return nil, err
+		}
+		return file, nil
+	}
+}
 
 // settling has a whole volume copied to files, where the configuration wants that,
 // and mounted from them soon.

@@ -58,6 +58,8 @@ type statusCache struct {
 	InUse  int64 `json:"in_use_bytes"` // of them, of mounted volumes
 	Blobs  int   `json:"blobs"`
 
+	Scratch int64 `json:"scratch_bytes"` // decoded and kept beside them in files without a name, until room is needed
+
 	// Since the daemon started.
 	Hits      int64 `json:"hit_reads"`  // that found everything here
 	Misses    int64 `json:"miss_reads"` // that waited for a registry
@@ -90,6 +92,9 @@ func (s *status) write(w io.Writer) error {
 	fmt.Fprintln(table, "\nDISK")
 	for _, d := range s.Disk {
 		fmt.Fprintf(table, "%s\t%s\n", size(d.Bytes), d.Path)
+	}
+	if s.Cache.Scratch > 0 {
+		fmt.Fprintf(table, "%s\tdecoded, in files without a name\n", size(s.Cache.Scratch))
 	}
 	if len(s.Breakers) > 0 {
 		fmt.Fprintln(table, "\nFAILED LATELY\tTIMES\tLAST\tLEFT ALONE UNTIL")
@@ -159,6 +164,7 @@ func (d *daemonParts) status(config *configs.Config) (*status, error) {
 	cached := make(map[digest.Digest]int64)
 	now := d.cache.Stats()
 	s.Cache.Limit, s.Cache.Hits, s.Cache.Misses, s.Cache.Evictions, s.Cache.Waiting = now.Limit, now.Hits, now.Misses, now.Evictions, now.Waiting
+	s.Cache.Scratch = now.Scratch
 	for _, blob := range d.cache.Usage() {
 		cached[blob.Digest] = blob.Cached
 		s.Cache.Blobs++

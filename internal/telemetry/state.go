@@ -44,6 +44,7 @@ func (m *Metrics) Watch(now func() State) {
 	gauge("cache_bytes", "Bytes of blobs on disk.", nil, func(s State, is sample) { is(s.Cache.Bytes) })
 	gauge("cache_limit_bytes", "Bytes of blobs that are kept on disk at most.", nil, func(s State, is sample) { is(s.Cache.Limit) })
 	gauge("cache_in_use_bytes", "Of the bytes on disk, those of mounted volumes, which are not evicted.", nil, func(s State, is sample) { is(s.Cache.InUse) })
+	gauge("cache_scratch_bytes", "Of the bytes on disk, those that were decoded and go first where room is needed.", nil, func(s State, is sample) { is(s.Cache.Scratch) })
 	gauge("cache_blobs", "Blobs of which something is on disk.", nil, func(s State, is sample) { is(int64(s.Cache.Blobs)) })
 	counter("cache_reads_total", "Reads of blobs: hit where everything was on disk, miss where the reader waited.", []string{"result"}, func(s State, is sample) {
 		is(s.Cache.Hits, "hit")

@@ -18,6 +18,9 @@
 // expense of a blob that is open, and never fills the file system it is on: that
 // belongs to the node.
 //
+// What can be made again from blobs may be kept in scratch files (see Scratch). They
+// have no names, and no restart finds them.
+//
 // Goroutines: one a Store, which writes the maps (stopped and awaited by
 // Store.Close), and one a fetch (awaited by the last Blob.Close of that digest).
 //
@@ -26,4 +29,5 @@
 //	lock                             flock(2)ed by the process that uses it
 //	v1/sha256-<hex>-<size>/map       see mapfile.go
 //	v1/sha256-<hex>-<size>/data-<id> sparse; the id is in the map
+//	v1/scratch-<random>              only while a scratch file is made
 package cache

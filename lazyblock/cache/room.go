@@ -58,7 +58,7 @@ func (s *Store) unreserve(e *entry, n int64) {
 // keepFree is the default of Options.KeepFree.
 const keepFree = 1 << 30
 
-// makeRoom removes unused blobs until n more bytes fit, and reports whether they
+// makeRoom removes scratch files and unused blobs until n more bytes fit, and reports whether they
 // do. The caller holds s.mu.
 func (s *Store) makeRoom(n int64) bool {
 	if s.opts.MaxBytes > 0 && s.bytes+n > s.opts.MaxBytes {
@@ -93,9 +93,12 @@ func (s *Store) scarce(n int64) bool {
 	return free-s.writing-n < least
 }
 
-// evict removes the blob that has not been used for longest, and reports whether
-// there was one. The caller holds s.mu.
+// evict drops a scratch file, or removes the blob that has not been used for
+// longest, and reports whether there was one. The caller holds s.mu.
 func (s *Store) evict() bool {
+	if s.dropLargest() {
+		return true
+	}
 	var oldest *entry
 	for _, e := range s.entries {
 		if e.refs == 0 && e.closing == nil && (oldest == nil || e.used.Before(oldest.used)) {

@@ -6,6 +6,7 @@ import "sync/atomic"
 type Stats struct {
 	Bytes, Limit int64 // on disk, and at most; 0: no limit
 	InUse        int64 // of Bytes, of open blobs
+	Scratch      int64 // of Bytes, of scratch files
 	Blobs        int
 
 	Hits, Misses        int64 // reads that found everything here, and that waited
@@ -34,6 +35,9 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats.Bytes, stats.Blobs = s.bytes, len(s.entries)
+	for c := range s.scratches {
+		stats.Scratch += c.bytes
+	}
 	for _, e := range s.entries {
 		if e.refs > 0 || e.closing != nil {
 			stats.InUse += e.bytes

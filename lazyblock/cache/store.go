@@ -47,12 +47,13 @@ type Store struct {
 	stop    chan struct{}
 	flusher sync.WaitGroup
 
-	mu      sync.Mutex
-	entries map[string]*entry // by directory name
-	bytes   int64             // of all entries
-	writing int64             // bytes counted there that are not yet in their files
-	refused int64             // bytes of the shortest piece that could not be kept lately; 0: all are kept
-	closed  bool
+	mu        sync.Mutex
+	entries   map[string]*entry // by directory name
+	scratches map[*Scratch]struct{}
+	bytes     int64 // of all of them
+	writing   int64 // bytes counted there that are not yet in their files
+	refused   int64 // bytes of the shortest piece that could not be kept lately; 0: all are kept
+	closed    bool
 }
 
 // entry is a blob that has a directory, open or not.
@@ -82,7 +83,7 @@ func openOn(d disk, dir string, opts Options) (*Store, error) {
 		buffers: newBuffers(opts.MaxRequest),
 		budget:  newBudget(opts),
 		stop:    make(chan struct{}),
-		entries: make(map[string]*entry),
+		entries: make(map[string]*entry), scratches: make(map[*Scratch]struct{}),
 	}
 	if err := d.MkdirAll(s.dir); err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
@@ -109,6 +110,12 @@ func (s *Store) scan() error {
 		return err
 	}
 	for _, name := range names {
+		if isScratch(name) {
+			if err := s.disk.Remove(filepath.Join(s.dir, name)); err != nil {
+				s.opts.Log.Warn("removing a scratch file", zap.String("name", name), zap.Error(err))
+			}
+			continue
+		}
 		e, ok := parseEntryName(name)
 		if !ok {
 			continue // not ours
@@ -287,8 +294,8 @@ func (s *Store) Usage() []Usage {
 	return list
 }
 
-// Close makes everything durable and gives the directory free. Blobs still open
-// fail from then on.
+// Close makes everything durable and gives the directory free. Blobs and scratch
+// files still open fail from then on.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -305,10 +312,13 @@ func (s *Store) Close() error {
 			open = append(open, e)
 		}
 	}
+	var errs []error
+	for c := range s.scratches {
+		errs = append(errs, s.drop(c))
+	}
 	s.mu.Unlock()
 	close(s.stop)
 	s.flusher.Wait()
-	var errs []error
 	for _, e := range open {
 		errs = append(errs, e.file.shutdown())
 	}

@@ -48,7 +48,7 @@ type Options struct {
 // broken one is ignored.
 func Open(ctx context.Context, form lazyblock.Form, opts Options) (lazyblock.Volume, error) {
 	if opts.Memory == nil {
-		opts.Memory = span.NewMemory(span.DefaultMemory)
+		opts.Memory = span.NewMemory(span.DefaultMemory, nil)
 	}
 	tables, prefetches, err := sort(form)
 	if err != nil {

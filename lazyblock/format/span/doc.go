@@ -11,7 +11,10 @@
 //
 // What was decoded and of which only a part was wanted stays in a Memory, which
 // all readers of a process may share: the kernel asks for a span of some MiB in
-// pieces. Spans that were wanted whole are in the kernel's page cache now.
+// pieces. Spans that were wanted whole are in the kernel's page cache now. What
+// leaves the memory is written to a Scratch on disk, from where a part of it is read
+// back without the rest, unless nobody waited for it: whoever reads everything in the
+// background keeps it elsewhere.
 //
 // The package never opens files or connections and knows no format. Goroutines
 // live only inside a call, which waits for them.

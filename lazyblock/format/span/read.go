@@ -30,12 +30,16 @@ func (r *Reader) read(ctx context.Context, i, j int, p []byte, at int64) error {
 	r.clearGaps(i, j, p, at)
 	var raw []rawPiece
 	var taken, mine []*decoded
+	wanted := lazyblock.PriorityOf(ctx) == lazyblock.Demand
 	for ; i < j; i++ {
 		if r.raw(i) {
 			raw = r.appendRaw(raw, i, p, at)
 			continue
 		}
-		d, isMine := r.memory.take(key{r, i})
+		if dst, skip := r.part(i, p, at); r.readBack(i, dst, skip) {
+			continue
+		}
+		d, isMine := r.memory.take(key{r, i}, wanted)
 		taken = append(taken, d)
 		if isMine {
 			mine = append(mine, d)
@@ -81,7 +85,7 @@ func (r *Reader) copyOut(ctx context.Context, d *decoded, p []byte, at int64) er
 			return err
 		}
 		var mine bool
-		if d, mine = r.memory.take(d.key); mine {
+		if d, mine = r.memory.take(d.key, false); mine {
 			if err := r.fetch(ctx, []*decoded{d}, nil); err != nil {
 				r.memory.release(d, false)
 				return err

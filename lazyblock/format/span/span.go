@@ -52,14 +52,15 @@ const (
 
 // Reader is the decoded sequence. It is safe for concurrent use.
 type Reader struct {
-	blob   lazyblock.RangeReader
-	spans  []Span
-	decode Decode
-	raw    func(int) bool
-	reread func(context.Context, int) error // may be nil
-	size   int64
-	memory *Memory
-	closed atomic.Bool
+	blob    lazyblock.RangeReader
+	spans   []Span
+	decode  Decode
+	raw     func(int) bool
+	reread  func(context.Context, int) error // may be nil
+	size    int64
+	memory  *Memory
+	scratch *scratch
+	closed  atomic.Bool
 }
 
 var (
@@ -76,8 +77,9 @@ func New(blob lazyblock.RangeReader, spans []Span, decode Decode, opts Options) 
 		r.raw = func(int) bool { return false }
 	}
 	if r.memory == nil {
-		r.memory = NewMemory(DefaultMemory)
+		r.memory = NewMemory(DefaultMemory, nil)
 	}
+	r.scratch = newScratch(len(spans))
 	end := int64(0)
 	for i := range spans {
 		if err := r.check(i, end); err != nil {
@@ -116,12 +118,12 @@ func (r *Reader) check(i int, end int64) error {
 // Size is the number of decoded bytes.
 func (r *Reader) Size() int64 { return r.size }
 
-// Close gives the memory back that r's spans take. Reads under way end by
+// Close gives back what r's spans take of memory and disk. Reads under way end by
 // themselves, later ones fail.
 func (r *Reader) Close() error {
 	r.closed.Store(true)
 	r.memory.forget(r)
-	return nil
+	return r.scratch.close()
 }
 
 // window is how many decoded bytes one read works on at a time, but for a span

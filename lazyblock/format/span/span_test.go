@@ -17,7 +17,7 @@ func TestReadsAreTheDecodedBytes(t *testing.T) {
 			t.Parallel()
 			rng := rand.New(rand.NewPCG(1, 2))
 			s := makeSequence(rng, 200, 3000, shuffled)
-			r := s.open(t, Options{Memory: NewMemory(50_000)})
+			r := s.open(t, Options{Memory: NewMemory(50_000, nil)})
 			s.expect(t, r, 0, len(s.plain))
 			s.expect(t, r, 0, len(s.plain)+1)
 			for range 300 {
@@ -31,7 +31,7 @@ func TestReadsAreTheDecodedBytes(t *testing.T) {
 func TestConcurrentReadersOfOneMemory(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))
-	memory := NewMemory(100_000)
+	memory := NewMemory(100_000, nil)
 	var group sync.WaitGroup
 	for range 3 {
 		s := makeSequence(rng, 100, 5000, true)

@@ -49,7 +49,7 @@ type Options struct {
 // Bytes that break the format give reason.FormatCorrupt.
 func Open(ctx context.Context, form lazyblock.Form, opts Options) (_ lazyblock.Volume, err error) {
 	if opts.Memory == nil {
-		opts.Memory = span.NewMemory(span.DefaultMemory)
+		opts.Memory = span.NewMemory(span.DefaultMemory, nil)
 	}
 	stack := make([]overlaybd.Layer, len(form.Tables))
 	d := &device{}
