@@ -24,21 +24,10 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/lazyblock"
 	"github.com/referee-cri/referee/lazyblock/erofs"
 	"github.com/referee-cri/referee/lazyblock/erofs/ondisk"
 )
-
-// blob is an image in memory.
-type blob []byte
-
-func (b blob) Size() int64 { return int64(len(b)) }
-
-func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	return bytes.NewReader(b).ReadAt(p, off)
-}
 
 // manyThings fills dir with every type of file.
 func manyThings(t testing.TB, dir string) {
@@ -84,7 +73,7 @@ func manyThings(t testing.TB, dir string) {
 
 // mkfs makes an image of dir, or of many things where dir is empty. BLOB in the
 // arguments stands for the file of a second device.
-func mkfs(t testing.TB, dir string, arguments ...string) (image, second blob) {
+func mkfs(t testing.TB, dir string, arguments ...string) (image, second lazyblock.InMemory) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("owners, devices and mounts need root")
@@ -112,7 +101,7 @@ func mkfs(t testing.TB, dir string, arguments ...string) (image, second blob) {
 }
 
 // walkTree lists an image as treecmp.List lists a mount of it.
-func walkTree(t *testing.T, image *ondisk.Image, devices ...blob) treecmp.Tree {
+func walkTree(t *testing.T, image *ondisk.Image, devices ...lazyblock.InMemory) treecmp.Tree {
 	t.Helper()
 	tree := treecmp.Tree{}
 	names := map[uint64][]string{}
@@ -170,7 +159,7 @@ func walkTree(t *testing.T, image *ondisk.Image, devices ...blob) treecmp.Tree {
 }
 
 // mountTree lists what the kernel makes of an image.
-func mountTree(t *testing.T, devices ...blob) treecmp.Tree {
+func mountTree(t *testing.T, devices ...lazyblock.InMemory) treecmp.Tree {
 	t.Helper()
 	dir := t.TempDir()
 	paths := make([]string, len(devices))
@@ -215,7 +204,7 @@ func TestWalkSeesWhatTheKernelSees(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			devices := make([]blob, 2)
+			devices := make([]lazyblock.InMemory, 2)
 			devices[0], devices[1] = mkfs(t, "", arguments...)
 			if devices[1] == nil {
 				devices = devices[:1]
@@ -264,7 +253,7 @@ func TestCompressedFilesAreToldApart(t *testing.T) {
 }
 
 // smallImage is written by this project: a directory, files on the image and on a device.
-func smallImage(t testing.TB) blob {
+func smallImage(t testing.TB) lazyblock.InMemory {
 	t.Helper()
 	tree := erofs.NewTree(erofs.Limits{})
 	layer := tree.NewLayer()
@@ -351,7 +340,7 @@ func linkNID(b []byte) uint16 {
 }
 
 // walk reads all that can be read of an image.
-func walk(ctx context.Context, b blob) error {
+func walk(ctx context.Context, b lazyblock.InMemory) error {
 	image, err := ondisk.Open(ctx, b)
 	if err != nil {
 		return err
@@ -406,7 +395,7 @@ func TestCyclesEnd(t *testing.T) {
 
 // counting counts reads and those under way at a time.
 type counting struct {
-	blob
+	lazyblock.InMemory
 
 	reads, now, most atomic.Int64
 }
@@ -420,14 +409,14 @@ func (c *counting) ReadRange(ctx context.Context, p []byte, off int64) (int, err
 	for range 100 {
 		runtime.Gosched() // for others to come in
 	}
-	return c.blob.ReadRange(ctx, p, off)
+	return c.InMemory.ReadRange(ctx, p, off)
 }
 
 // TestWarmImagesAreWalkedFromMemory walks an image without one more read.
 func TestWarmImagesAreWalkedFromMemory(t *testing.T) {
 	t.Parallel()
 	data, _ := mkfs(t, "")
-	source := &counting{blob: data}
+	source := &counting{InMemory: data}
 	image, err := ondisk.Open(t.Context(), source)
 	if err != nil {
 		t.Fatal(err)

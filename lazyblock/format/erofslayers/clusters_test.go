@@ -47,7 +47,7 @@ func varied(t *testing.T, arguments ...string) []byte {
 // header is where in an image of varied the header of its compressed file is.
 func header(t *testing.T, image []byte) int {
 	t.Helper()
-	opened, err := ondisk.Open(t.Context(), blob(image))
+	opened, err := ondisk.Open(t.Context(), lazyblock.InMemory(image))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package erofslayers_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,22 +21,10 @@ import (
 	"github.com/referee-cri/referee/lazyblock/format/formattest"
 )
 
-// blob is a registry blob in memory.
-type blob []byte
-
-func (b blob) Size() int64 { return int64(len(b)) }
-
-func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	return bytes.NewReader(b).ReadAt(p, off)
-}
-
 func form(suffix string, layers ...[]byte) lazyblock.Form {
 	f := lazyblock.Form{ID: "volume"}
 	for _, layer := range layers {
-		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: blob(layer), Descriptor: ocispec.Descriptor{MediaType: erofslayers.MediaType + suffix}})
+		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: lazyblock.InMemory(layer), Descriptor: ocispec.Descriptor{MediaType: erofslayers.MediaType + suffix}})
 	}
 	return f
 }

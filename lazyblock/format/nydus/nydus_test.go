@@ -2,7 +2,6 @@ package nydus_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,27 +25,15 @@ import (
 	"github.com/referee-cri/referee/lazyblock/format/nydus"
 )
 
-// blob is a registry blob in memory.
-type blob []byte
-
-func (b blob) Size() int64 { return int64(len(b)) }
-
-func (b blob) ReadRange(ctx context.Context, p []byte, off int64) (int, error) {
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	return bytes.NewReader(b).ReadAt(p, off)
-}
-
 func form(t testing.TB, img *rafstest.Image) lazyblock.Form {
 	t.Helper()
 	f := lazyblock.Form{ID: "volume"}
 	layers, contents := img.Layers(t)
 	for i, layer := range layers {
-		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: blob(contents[i]), Descriptor: layer})
+		f.Layers = append(f.Layers, lazyblock.FormBlob{RangeReader: lazyblock.InMemory(contents[i]), Descriptor: layer})
 	}
 	for i, table := range img.Tables() {
-		f.Tables = append(f.Tables, lazyblock.FormBlob{RangeReader: blob(img.Originals[i]), Descriptor: table})
+		f.Tables = append(f.Tables, lazyblock.FormBlob{RangeReader: lazyblock.InMemory(img.Originals[i]), Descriptor: table})
 	}
 	return f
 }
@@ -73,7 +60,7 @@ func TestKernelPassesOverWhatRAFSPutsBeside(t *testing.T) {
 	t.Parallel()
 	img := rafstest.Write(t, smallLayers(t), rafstest.Options{Compression: rafstest.Zstd})
 	bent := 0
-	boot, err := ondisk.Open(t.Context(), blob(img.Bootstrap))
+	boot, err := ondisk.Open(t.Context(), lazyblock.InMemory(img.Bootstrap))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +246,7 @@ func TestBootstrapLayers(t *testing.T) {
 			t.Parallel()
 			f := form(t, img)
 			last := &f.Layers[len(f.Layers)-1]
-			last.RangeReader, last.Descriptor.Digest = blob(tc.layer), digest.FromBytes(tc.layer)
+			last.RangeReader, last.Descriptor.Digest = lazyblock.InMemory(tc.layer), digest.FromBytes(tc.layer)
 			_, err := nydus.Open(t.Context(), f, nil)
 			if reason.Of(err) != tc.code || !strings.Contains(fmt.Sprint(err), tc.says) {
 				t.Errorf("error %v (%s), want %s that says %q", err, reason.Of(err), tc.code, tc.says)
@@ -290,7 +277,7 @@ func FuzzBootstrap(f *testing.F) {
 		for _, form := range sound {
 			form.Layers = slices.Clone(form.Layers)
 			last := &form.Layers[len(form.Layers)-1]
-			last.RangeReader, last.Descriptor.Digest = blob(layer), digest.FromBytes(layer)
+			last.RangeReader, last.Descriptor.Digest = lazyblock.InMemory(layer), digest.FromBytes(layer)
 			v, err := nydus.Open(t.Context(), form, nil)
 			if err != nil {
 				continue
