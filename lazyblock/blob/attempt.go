@@ -1,7 +1,6 @@
 package blob
 
 import (
-	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/referee-cri/referee/internal/reason"
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 // minProgress is what a body must bring within Options.StallTimeout, and what a

@@ -1,10 +1,11 @@
 package blob
 
 import (
-	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"errors"
 	"time"
+
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 // errOutrun ends the slower of two requests for the same range.

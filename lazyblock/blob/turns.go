@@ -1,10 +1,11 @@
 package blob
 
 import (
-	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"slices"
 	"sync"
+
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 // turns lets a number of requests be under way at once. Who waits for a turn gets

@@ -1,13 +1,13 @@
 package blob
 
 import (
-	"github.com/referee-cri/referee/lazyblock"
 	"context"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/referee-cri/referee/internal/eventually"
+	"github.com/referee-cri/referee/lazyblock"
 )
 
 func (t *turns) queued(p lazyblock.Priority) int {
