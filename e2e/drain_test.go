@@ -24,6 +24,8 @@ type told struct {
 	Cache struct {
 		Cached int64 `json:"cached_bytes"`
 		InUse  int64 `json:"in_use_bytes"`
+
+		Scratch int64 `json:"scratch_bytes"`
 	} `json:"cache"`
 	Disk []struct {
 		Path  string `json:"path"`

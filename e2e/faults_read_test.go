@@ -34,8 +34,13 @@ type shelf struct {
 // fileSize is more than what opening and converting leave in the cache.
 const fileSize = 4 << 20
 
-// newShelf pushes an image of n incompressible files and converts it.
+// newShelf pushes an image of n incompressible files and converts it to overlaybd.
 func (b *bed) newShelf(t *testing.T, layout string, n int) *shelf {
+	t.Helper()
+	return b.newShelfAs(t, layout, n, "overlaybd")
+}
+
+func (b *bed) newShelfAs(t *testing.T, layout string, n int, format string) *shelf {
 	t.Helper()
 	s := &shelf{ref: b.registry.Ref("shelf", "1")}
 	base := readLayout(t, layout, "tiny")
@@ -59,7 +64,7 @@ func (b *bed) newShelf(t *testing.T, layout string, n int) *shelf {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.run(t, "convert", s.ref)
+	b.run(t, "convert", "--to", format, s.ref)
 	return s
 }
 

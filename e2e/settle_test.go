@@ -12,6 +12,7 @@ import (
 	"github.com/referee-cri/referee/internal/eventually"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/internal/testdata"
+	"github.com/referee-cri/referee/lazyblock/format/span"
 )
 
 // TestSettled lets an image settle under a container: that one reads on, and a new
@@ -55,6 +56,60 @@ func TestSettled(t *testing.T) {
 	b.expectWhole(t, shelf, rebooted)
 	removePod(t, rebooted)
 	b.expectReleased(t, shelf.ref)
+}
+
+// filesBeyondMemory of a shelf are more than a daemon keeps decoded in its memory,
+// by two spans at least.
+const filesBeyondMemory = span.DefaultMemory/fileSize + 3
+
+// TestDecodedBytesAreKept reads an image whose spans are decoded: what was decoded
+// is read again from the disk, a daemon that is killed begins anew, and nothing of
+// it is left once the image is a local file, or gone.
+func TestDecodedBytesAreKept(t *testing.T) {
+	t.Parallel()
+	for name, settings := range map[string]string{"until it is removed": lazily, "until it settles": eager} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, node.Options{}, settings)
+			shelf := b.newShelfAs(t, testdata.Dir(t, "reference")+"/tiny", filesBeyondMemory, "soci")
+			b.pullAs(t, shelf.ref, "soci")
+			container := start(t, b.lazy, shelf.ref, "/bin/busybox", "sleep", "1000")
+			b.expectWhole(t, shelf, container)
+			if settings == eager {
+				eventually.True(t, "the volume is mounted from a file", func() bool { return b.mountedFromCache(t) })
+				eventually.True(t, "the decoded bytes are gone", func() bool { return b.status(t).Cache.Scratch == 0 })
+			} else {
+				b.expectDecodedKept(t, shelf, container)
+			}
+			dropCaches(t)
+			b.expectWhole(t, shelf, container)
+			removePod(t, container)
+			b.expectReleased(t, shelf.ref)
+			eventually.True(t, "the decoded bytes are gone", func() bool { return b.status(t).Cache.Scratch == 0 })
+		})
+	}
+}
+
+// expectDecodedKept reads the shelf again, with empty page caches, before and after
+// the daemon is killed.
+func (b *bed) expectDecodedKept(t *testing.T, shelf *shelf, container *node.Container) {
+	t.Helper()
+	kept := b.status(t).Cache.Scratch
+	if kept < fileSize {
+		t.Errorf("%d decoded bytes are kept of %d files of %d", kept, len(shelf.sums), fileSize)
+	}
+	dropCaches(t)
+	b.expectWhole(t, shelf, container)
+	b.end(t, b.referee.Kill)
+	b.begin(t)
+	if left := b.status(t).Cache.Scratch; left >= kept {
+		t.Errorf("%d decoded bytes after the daemon was killed, %d before", left, kept)
+	}
+	dropCaches(t)
+	b.expectWhole(t, shelf, container)
+	if again := b.status(t).Cache.Scratch; again < fileSize {
+		t.Errorf("%d decoded bytes are kept by the next daemon", again)
+	}
 }
 
 // expectWhole reads every file of the shelf.
