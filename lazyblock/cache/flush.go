@@ -6,7 +6,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// flushRegularly writes maps until the store is closed.
+// flushRegularly writes maps, and looks whether the file system has become full,
+// until the store is closed.
 func (s *Store) flushRegularly() {
 	ticker := time.NewTicker(s.opts.FlushInterval)
 	defer ticker.Stop()
@@ -16,6 +17,7 @@ func (s *Store) flushRegularly() {
 			return
 		case <-ticker.C:
 			s.Flush()
+			s.yieldScratch()
 		}
 	}
 }

@@ -11,10 +11,19 @@ import (
 var errNoRoom = errors.New("cache or its disk is full of what is in use")
 
 // Spare returns an error that says why n more bytes should not be kept unless a
-// reader needs them: that would take room from other blobs, or from the node.
+// reader needs them: that would take room from other blobs, or from the node. What
+// scratch files take is to be had.
 func (s *Store) Spare(n int64) error {
 	s.mu.Lock()
-	bytes := s.bytes
+	scratch := s.scratch()
+	s.mu.Unlock()
+	return s.spare(n, scratch)
+}
+
+// spare is Spare where so many of the bytes that are kept are to be had.
+func (s *Store) spare(n, yields int64) error {
+	s.mu.Lock()
+	bytes := s.bytes - yields
 	s.mu.Unlock()
 	if s.opts.MaxBytes > 0 && bytes+n > s.opts.LowBytes {
 		return fmt.Errorf("the cache holds %d bytes of at most %d", bytes, s.opts.MaxBytes)
@@ -23,6 +32,7 @@ func (s *Store) Spare(n int64) error {
 	if err != nil {
 		return err
 	}
+	free += yields
 	if free-n < size/100*int64(max(s.opts.SpareOfDisk, 0)) {
 		return fmt.Errorf("the cache's file system has %d of %d bytes free", free, size)
 	}

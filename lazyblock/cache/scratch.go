@@ -17,7 +17,8 @@ const scratchPrefix = "scratch-"
 // Scratch is room in the cache for bytes that can be made again from what is in
 // it: a sparse file without a name, which goes with the process however that ends.
 // It counts like all else that is kept, takes no room from blobs, and is the first
-// to go where they need some. It is safe for concurrent use.
+// to go where they, or others on the file system, need some. It is safe for
+// concurrent use.
 type Scratch struct {
 	store *Store
 
@@ -56,7 +57,7 @@ func isScratch(name string) bool { return strings.HasPrefix(name, scratchPrefix)
 // room to spare (see Store.Spare), and for good once the cache has needed the room.
 func (c *Scratch) WriteAt(p []byte, off int64) (int, error) {
 	n := int64(len(p))
-	if err := c.store.Spare(n); err != nil {
+	if err := c.store.spare(n, 0); err != nil {
 		return 0, err
 	}
 	if !c.count(n) {
@@ -133,4 +134,25 @@ func (s *Store) dropLargest() bool {
 	s.opts.Log.Debug("dropped decoded bytes for want of room", zap.Int64("bytes", largest.bytes))
 	_ = s.drop(largest) // its bytes are of no use any more
 	return true
+}
+
+// yieldScratch gives up scratch files for as long as there is no room to spare:
+// somebody else has filled the file system.
+func (s *Store) yieldScratch() {
+	for s.spare(0, 0) != nil {
+		s.mu.Lock()
+		dropped := s.dropLargest()
+		s.mu.Unlock()
+		if !dropped {
+			return
+		}
+	}
+}
+
+// scratch is how many bytes scratch files take. The caller holds s.mu.
+func (s *Store) scratch() (bytes int64) {
+	for c := range s.scratches {
+		bytes += c.bytes
+	}
+	return bytes
 }

@@ -75,6 +75,12 @@ func TestBlobsComeBeforeScratch(t *testing.T) {
 	if wrote != 6 {
 		t.Fatalf("wrote %d MiB, want up to the low mark of 6", wrote)
 	}
+	if err := s.Spare(6 * mib); err != nil {
+		t.Errorf("what the scratch takes is not to be had: %v", err)
+	}
+	if err := s.Spare(7 * mib); err == nil {
+		t.Error("more is to be had than the low mark")
+	}
 	src := newSource(1, 7*mib)
 	b := openBlob(t, s, src)
 	check(t, b, src, 0, 7*mib)
@@ -137,6 +143,30 @@ func TestScratchWhileBlobsTakeItsRoom(t *testing.T) {
 	}
 	if stats := s.Stats(); stats.Scratch != 0 || stats.Bytes != s.total() {
 		t.Errorf("%d bytes, %d of them scratch, the blobs have %d", stats.Bytes, stats.Scratch, s.total())
+	}
+}
+
+func TestScratchYieldsToOthersOnTheFileSystem(t *testing.T) {
+	t.Parallel()
+	dir := smallDisk(t, "16m")
+	s := openStore(t, dir, Options{KeepFree: -1, SpareOfDisk: 50})
+	first, second := newScratch(t, s), newScratch(t, s)
+	p := make([]byte, mib)
+	for i, c := range []*Scratch{first, second, first} {
+		if _, err := c.WriteAt(p, int64(i)*mib); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.yieldScratch()
+	if stats := s.Stats(); stats.Scratch != 3*mib {
+		t.Errorf("%d bytes of scratch with half of the disk free, want 3 MiB", stats.Scratch)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 6*mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.yieldScratch()
+	if stats := s.Stats(); stats.Scratch != mib {
+		t.Errorf("%d bytes of scratch, want that of the smaller file: 1 MiB", stats.Scratch)
 	}
 }
 

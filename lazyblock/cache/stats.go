@@ -34,10 +34,7 @@ func (s *Store) Stats() Stats {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats.Bytes, stats.Blobs = s.bytes, len(s.entries)
-	for c := range s.scratches {
-		stats.Scratch += c.bytes
-	}
+	stats.Bytes, stats.Scratch, stats.Blobs = s.bytes, s.scratch(), len(s.entries)
 	for _, e := range s.entries {
 		if e.refs > 0 || e.closing != nil {
 			stats.InUse += e.bytes
