@@ -23,7 +23,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/referee-cri/referee/e2e/node"
-	"github.com/referee-cri/referee/fallback"
 	"github.com/referee-cri/referee/internal/testdata"
 )
 
@@ -53,6 +52,7 @@ type soak struct {
 	*bed
 
 	random     *rand.Rand
+	format     string // of the image
 	dir, disk  string
 	upgrades   int
 	longest    time.Duration // of a freeze
@@ -70,12 +70,25 @@ type soak struct {
 type outage struct{ began, ended time.Time }
 
 // TestSoak has two containers of one image read at random, and write over it,
-// while in seeded order everything happens to the node that must not hurt them.
+// while in seeded order everything happens to the node that must not hurt them: of
+// a form that is decoded in small blocks, and of one whose spans are decoded whole,
+// checked, and kept decoded.
 func TestSoak(t *testing.T) {
 	t.Parallel()
+	for _, format := range []string{"overlaybd", "soci"} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			soakForm(t, format)
+		})
+	}
+}
+
+func soakForm(t *testing.T, format string) {
+	t.Helper()
 	kills, seed := soakNumber(t, soakKills, 8), uint64(soakNumber(t, soakSeed, int(time.Now().UnixNano()))) //nolint:gosec // any bits
 	t.Logf("%s=%d %s=%d", soakKills, kills, soakSeed, seed)
 	s := newSoak(t, seed, "")
+	s.format = format
 	events := schedule(s.random, kills)
 	if kills > len(soakEvents()) {
 		s.longest = time.Minute
@@ -103,9 +116,9 @@ func (s *soak) start(t *testing.T, files int, seed uint64) {
 		t.Fatal(err)
 	}
 	s.begin(t)
-	shelf := s.newShelf(t, testdata.Dir(t, "reference")+"/tiny", files)
+	shelf := s.newShelfAs(t, testdata.Dir(t, "reference")+"/tiny", files, s.format)
 	s.ref = s.throughMirror(t, shelf.ref)
-	s.pull(t, s.ref, fallback.Lazy)
+	s.pullAs(t, s.ref, s.format)
 	s.open = s.descriptors(t)
 	s.registry.ResetRequests()
 	for i := range uint64(2) {
@@ -194,7 +207,7 @@ func (s *soak) judgeReader(t *testing.T, reader int, report soakReport) (announc
 // newSoak starts a node; more is added to the daemon's configuration.
 func newSoak(t *testing.T, seed uint64, more string) *soak {
 	t.Helper()
-	s := &soak{random: rand.New(rand.NewPCG(seed, 1)), dir: t.TempDir(), disk: t.TempDir(), longest: 3 * time.Second}
+	s := &soak{random: rand.New(rand.NewPCG(seed, 1)), format: "overlaybd", dir: t.TempDir(), disk: t.TempDir(), longest: 3 * time.Second}
 	mountDisk(t, s.disk, soakDisk)
 	s.bed = newBed(t, node.Options{}, fmt.Sprintf("[reads]\ngive_up_after = %q\n[cache]\ndir = %q\nmax_size = \"64MiB\"\n%s",
 		soakGiveUp, filepath.Join(s.disk, "cache"), more))

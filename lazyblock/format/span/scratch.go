@@ -33,15 +33,14 @@ func newScratch(spans int) *scratch { return &scratch{there: make([]atomic.Uint3
 func (s *scratch) has(i int) bool { return s.there[i/32].Load()&(1<<(i%32)) != 0 }
 
 // open returns the file, which create makes where there is none yet; nil if there
-// can be none.
+// is none.
 func (s *scratch) open(create func() (Scratch, error)) Scratch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.file == nil && !s.done {
 		file, err := create()
 		if err != nil {
-			s.done = true
-			return nil
+			return nil // the next time it may work
 		}
 		s.file = file
 	}
