@@ -108,6 +108,7 @@ func (m *Manager) Settle(ctx context.Context, id string, spare func(n int64) err
 	if o == nil || o.files != nil {
 		return nil
 	}
+	ctx = lazyblock.WithPriority(ctx, lazyblock.Background) // what is decoded for it is kept nowhere else
 	record := settled{FSType: o.volume.FSType, Options: o.volume.Options}
 	for i, d := range o.devices {
 		name := DeviceName(id, i)
