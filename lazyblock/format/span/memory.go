@@ -86,12 +86,24 @@ func (m *Memory) finish(d *decoded, data *[]byte, err error) {
 func (m *Memory) release(d *decoded, keep bool) {
 	for _, leaving := range m.giveBack(d, keep) {
 		leaving.key.reader.writeDown(leaving)
-		m.mu.Lock()
-		leaving.users--
-		m.recycle(leaving)
-		m.mu.Unlock()
+		m.left(leaving)
 	}
 }
+
+// left gives back what was written down, or could not be. Somebody may have begun to
+// keep it meanwhile.
+func (m *Memory) left(d *decoded) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d.users--
+	if d.element != nil && d.onDisk() {
+		m.drop(d)
+	}
+	m.recycle(d)
+}
+
+// onDisk reports whether d is written down: then the memory need not keep it.
+func (d *decoded) onDisk() bool { return d.key.reader.scratch.has(d.key.span) }
 
 // giveBack takes a user off d and returns what leaves the memory with that and is
 // worth writing down. The caller is a user of these.
@@ -103,7 +115,7 @@ func (m *Memory) giveBack(d *decoded, keep bool) (leaving []*decoded) {
 		return nil
 	}
 	switch size := int64(cap(*d.data)); {
-	case keep && d.element == nil && size <= m.limit && !d.key.reader.closed.Load():
+	case keep && d.element == nil && size <= m.limit && !d.onDisk() && !d.key.reader.closed.Load():
 		d.element = m.order.PushFront(d)
 		m.kept += size
 		return m.shrink()

@@ -60,7 +60,7 @@ func (s *scratch) close() error {
 
 // worthWriting tells whether d should be written down before it is forgotten.
 func (r *Reader) worthWriting(d *decoded) bool {
-	return len(*d.data) >= minScratch && !r.scratch.has(d.key.span) && !r.closed.Load()
+	return len(*d.data) >= minScratch && !d.onDisk() && !r.closed.Load()
 }
 
 // writeDown keeps d on disk, where there is room.

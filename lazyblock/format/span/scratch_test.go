@@ -91,6 +91,16 @@ func (s *sequence) expectRandom(t *testing.T, r *Reader, n int) {
 	group.Wait()
 }
 
+// expectOnDisk is expectRandom where nothing need be decoded.
+func (s *sequence) expectOnDisk(t *testing.T, r *Reader, n int) {
+	t.Helper()
+	before := s.decoded.Load()
+	s.expectRandom(t, r, n)
+	if n := s.decoded.Load() - before; n != 0 {
+		t.Errorf("decoded %d spans that are on disk", n)
+	}
+}
+
 func TestWhatLeavesTheMemoryIsReadBack(t *testing.T) {
 	t.Parallel()
 	files := &scratches{t: t}
@@ -103,11 +113,7 @@ func TestWhatLeavesTheMemoryIsReadBack(t *testing.T) {
 	if n := s.decoded.Load(); n > 44 {
 		t.Errorf("%d spans were decoded %d times", len(s.spans), n)
 	}
-	before := s.decoded.Load()
-	s.expectRandom(t, r, 400)
-	if n := s.decoded.Load() - before; n != 0 {
-		t.Errorf("decoded %d spans that were on disk", n)
-	}
+	s.expectOnDisk(t, r, 400)
 	if len(r.memory.spans) != 0 {
 		t.Errorf("%d spans are in memory, with all of them on disk", len(r.memory.spans))
 	}
@@ -132,11 +138,7 @@ func TestALostScratchCostsOnlyTime(t *testing.T) {
 	}
 	files.made[0].lost.Store(false)
 	s.expect(t, r, 0, len(s.plain))
-	before := s.decoded.Load()
-	s.expectRandom(t, r, 200)
-	if n := s.decoded.Load() - before; n != 0 {
-		t.Errorf("decoded %d spans after the scratch had come back", n)
-	}
+	s.expectOnDisk(t, r, 200)
 }
 
 func TestWithoutAScratchSpansAreDecodedAgain(t *testing.T) {
