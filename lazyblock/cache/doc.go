@@ -21,8 +21,9 @@
 // What can be made again from blobs may be kept in scratch files (see Scratch). They
 // have no names, and no restart finds them.
 //
-// Goroutines: one a Store, which writes the maps and gives up scratch files (stopped and awaited by
-// Store.Close), and one a fetch (awaited by the last Blob.Close of that digest).
+// Goroutines: one a Store, which writes the maps and gives up scratch files (stopped
+// and awaited by Store.Close), and one a fetch (awaited by the last Blob.Close of that
+// digest).
 //
 // Layout, version 1, below the store's directory:
 //

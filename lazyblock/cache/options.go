@@ -38,9 +38,10 @@ type Options struct {
 	// be filled.
 	KeepFree int64
 	// SpareOfDisk is the percentage of the file system below which Spare finds no
-	// room, and scratch files are given up: what nobody waits for must not bring the node to where the kubelet
-	// removes images. Default 15, which is its imagefs.available (evictionHard of its
-	// default configuration). Negative: the file system may be filled.
+	// room, and scratch files are given up: what nobody waits for must not bring the
+	// node to where the kubelet removes images. Default 15, which is its
+	// imagefs.available (evictionHard of its default configuration). Negative: the file
+	// system may be filled.
 	SpareOfDisk int
 	// MaxBuffered bounds the memory of all fetches under way, default 64 MiB;
 	// those that nobody waits for take half of it, or one request, at most.

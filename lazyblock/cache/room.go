@@ -13,16 +13,15 @@ var errNoRoom = errors.New("cache or its disk is full of what is in use")
 // Spare returns an error that says why n more bytes should not be kept unless a
 // reader needs them: that would take room from other blobs, or from the node. What
 // scratch files take is to be had.
-func (s *Store) Spare(n int64) error {
-	s.mu.Lock()
-	scratch := s.scratch()
-	s.mu.Unlock()
-	return s.spare(n, scratch)
-}
+func (s *Store) Spare(n int64) error { return s.spare(n, true) }
 
-// spare is Spare where so many of the bytes that are kept are to be had.
-func (s *Store) spare(n, yields int64) error {
+// spare is Spare, also for those before whom scratch files do not yield.
+func (s *Store) spare(n int64, scratchYields bool) error {
 	s.mu.Lock()
+	var yields int64
+	if scratchYields {
+		yields = s.scratch()
+	}
 	bytes := s.bytes - yields
 	s.mu.Unlock()
 	if s.opts.MaxBytes > 0 && bytes+n > s.opts.LowBytes {
@@ -68,8 +67,8 @@ func (s *Store) unreserve(e *entry, n int64) {
 // keepFree is the default of Options.KeepFree.
 const keepFree = 1 << 30
 
-// makeRoom removes scratch files and unused blobs until n more bytes fit, and reports whether they
-// do. The caller holds s.mu.
+// makeRoom removes scratch files and unused blobs until n more bytes fit, and
+// reports whether they do. The caller holds s.mu.
 func (s *Store) makeRoom(n int64) bool {
 	if s.opts.MaxBytes > 0 && s.bytes+n > s.opts.MaxBytes {
 		for s.bytes+n > s.opts.LowBytes && s.evict() {

@@ -21,10 +21,7 @@ const scratchPrefix = "scratch-"
 // concurrent use.
 type Scratch struct {
 	store *Store
-
-	// Under Store.mu.
-	bytes int64
-	gone  bool
+	bytes int64 // under Store.mu
 
 	mu   sync.RWMutex // held for each use of data; behind Store.mu
 	data diskFile     // nil: gone
@@ -57,7 +54,7 @@ func isScratch(name string) bool { return strings.HasPrefix(name, scratchPrefix)
 // room to spare (see Store.Spare), and for good once the cache has needed the room.
 func (c *Scratch) WriteAt(p []byte, off int64) (int, error) {
 	n := int64(len(p))
-	if err := c.store.spare(n, 0); err != nil {
+	if err := c.store.spare(n, false); err != nil {
 		return 0, err
 	}
 	if !c.count(n) {
@@ -96,8 +93,8 @@ func (c *Scratch) use(f func(diskFile) (int, error)) (int, error) {
 func (c *Scratch) count(n int64) bool {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	if c.gone {
-		return false // with all that was counted
+	if _, there := c.store.scratches[c]; !there {
+		return false // it went with all that was counted
 	}
 	c.bytes += n
 	c.store.bytes += n
@@ -106,12 +103,11 @@ func (c *Scratch) count(n int64) bool {
 
 // drop gives up a scratch file and its room. The caller holds s.mu.
 func (s *Store) drop(c *Scratch) error {
-	if c.gone {
+	if _, there := s.scratches[c]; !there {
 		return nil
 	}
 	delete(s.scratches, c)
 	s.bytes -= c.bytes
-	c.bytes, c.gone = 0, true
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	data := c.data
@@ -139,7 +135,7 @@ func (s *Store) dropLargest() bool {
 // yieldScratch gives up scratch files for as long as there is no room to spare:
 // somebody else has filled the file system.
 func (s *Store) yieldScratch() {
-	for s.spare(0, 0) != nil {
+	for s.spare(0, false) != nil {
 		s.mu.Lock()
 		dropped := s.dropLargest()
 		s.mu.Unlock()
