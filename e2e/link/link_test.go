@@ -38,21 +38,28 @@ func TestRelayShape(t *testing.T) { //nolint:paralleltest // measures
 
 // checkShape is generous upwards in time and downwards in rate, since tests
 // share their processors with others, and strict the other way: a link must
-// never be better than it claims.
+// never be better than it claims. Where others held the processors for so long that
+// TCP took packets for lost, the link is measured again.
 func checkShape(t *testing.T, l *link.Link) {
 	t.Helper()
 	defer closeLink(t, l)
-	shape := l.Shape()
-	m, err := l.Measure(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s link of %s measures %s, %+v", l.Kind(), shape, m, l.Stats())
-	if m.RTT < shape.RTT || m.RTT > 2*shape.RTT+30*time.Millisecond {
-		t.Errorf("round-trip time %s, want %s", m.RTT, shape.RTT)
-	}
-	if m.BitsPerSecond > 1.1*shape.BitsPerSecond || m.BitsPerSecond < 0.3*shape.BitsPerSecond {
-		t.Errorf("rate %.0f bit/s, want %.0f", m.BitsPerSecond, shape.BitsPerSecond)
+	const attempts = 5
+	for attempt := 1; ; attempt++ {
+		shape := l.Shape()
+		m, err := l.Measure(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s link of %s measures %s, %+v", l.Kind(), shape, m, l.Stats())
+		if m.RTT < shape.RTT || m.BitsPerSecond > 1.1*shape.BitsPerSecond {
+			t.Fatalf("round-trip time %s, rate %.0f bit/s: better than %s and %.0f", m.RTT, m.BitsPerSecond, shape.RTT, shape.BitsPerSecond)
+		}
+		if m.RTT <= 2*shape.RTT+30*time.Millisecond && m.BitsPerSecond >= 0.3*shape.BitsPerSecond {
+			return
+		}
+		if attempt == attempts {
+			t.Fatalf("round-trip time %s, rate %.0f bit/s in the last of %d attempts, want %s and %.0f", m.RTT, m.BitsPerSecond, attempts, shape.RTT, shape.BitsPerSecond)
+		}
 	}
 }
 
