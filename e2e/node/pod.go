@@ -223,6 +223,15 @@ func (c *Container) StopRemove(ctx context.Context) error {
 	if _, err := c.client.Runtime.StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: c.ID}); err != nil {
 		return fmt.Errorf("stop container %s: %w", c.ID, err)
 	}
+	// Of a process that has just died by itself, as by a page it could not read,
+	// containerd says that it is stopped before it has noted the end, and would then
+	// not remove its container.
+	err := c.poll(ctx, "container has stopped", func(status *runtime.ContainerStatus) (bool, error) {
+		return status.GetState() != runtime.ContainerState_CONTAINER_RUNNING, nil
+	})
+	if err != nil {
+		return err
+	}
 	if _, err := c.client.Runtime.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: c.ID}); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}
