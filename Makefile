@@ -14,7 +14,7 @@ TOOLS := $(CACHE)/tools
 # What the end-to-end tests, the demo and the benchmarks need from Debian.
 PACKAGES := attr chromium containernetworking-plugins curl docker-registry e2fsprogs \
   erofs-utils iproute2 linux-image-amd64 mmdebstrap prometheus qemu-system-x86 qemu-utils \
-  rpm runc squashfs-tools systemd-container umoci xfsprogs xz-utils zlib1g-dev zstd
+  rpm runc shellcheck squashfs-tools systemd-container umoci xfsprogs xz-utils zlib1g-dev zstd
 
 CONTAINERD_CMDS := $(addprefix github.com/containerd/containerd/v2/cmd/,$(addsuffix @v$(CONTAINERD),containerd containerd-shim-runc-v2 ctr))
 
