@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/referee-cri/referee/internal/registry"
+	"github.com/referee-cri/referee/negotiate/carry"
 )
 
 // How long a list of referrers is believed. A client that maintains the fallback
@@ -78,6 +79,7 @@ func (f *finder) remember(key listKey, ask func() listing) listing {
 	}
 	found := ask()
 	found.order()
+	f.unpack(found.entries)
 	if found.problem == nil {
 		ttl := presentTTL
 		if len(found.entries) == 0 {
@@ -86,6 +88,28 @@ func (f *finder) remember(key listKey, ask func() listing) listing {
 		f.n.lists.put(key, found, 1+len(found.entries), ttl)
 	}
 	return found
+}
+
+// maxUnpack is how many manifests one list may bring: forms and signatures.
+const maxUnpack = 2 * maxFetches
+
+// unpack remembers the manifests that entries carry, as if they had been fetched.
+// Only a list that the registry keeps itself is believed to have what it names: in
+// one under a fallback tag, artifacts stay that were deleted.
+func (f *finder) unpack(entries []entry) {
+	tried := 0
+	for i := range entries {
+		e := &entries[i]
+		if e.annotations != nil && e.found == FoundReferrersAPI && tried < maxUnpack {
+			tried++
+			d := e.descriptor()
+			d.Annotations = e.annotations
+			if content := carry.Unpack(d); content != nil {
+				f.n.artifacts.put(artifactKey{f.repo.Name(), d.Digest}, content, len(content), artifactTTL)
+			}
+		}
+		e.annotations = nil
+	}
 }
 
 // lookahead is a list asked for before it is needed.

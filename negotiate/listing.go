@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/negotiate/carry"
 )
 
 // Caps on a list of referrers. They stop a registry that pages without end.
@@ -22,6 +24,9 @@ const (
 // 127 characters on each side of the slash.
 const maxTypeLength = 255
 
+// maxCarrying bounds what an entry may say to carry its manifest, in bytes.
+const maxCarrying = 8 << 10
+
 // entry is one line of a list of referrers, cut down to what is used, so that a
 // list in memory stays small whatever the registry writes into it.
 type entry struct {
@@ -31,6 +36,7 @@ type entry struct {
 	artifactType string
 	created      time.Time
 	found        Discovery
+	annotations  map[string]string // those of an entry that carries its manifest, until it is unpacked
 }
 
 func (e entry) descriptor() ocispec.Descriptor {
@@ -123,8 +129,19 @@ func entryOf(d ocispec.Descriptor) (entry, bool) {
 	if validDescriptor(d) != nil || !isManifest(mediaType) || len(d.ArtifactType) > maxTypeLength {
 		return entry{}, false
 	}
-	return entry{
+	e := entry{
 		mediaType: mediaType, digest: d.Digest, size: d.Size,
 		artifactType: d.ArtifactType, created: created(d.Annotations),
-	}, true
+	}
+	if d.Annotations[carry.Annotation] != "" && length(d.Annotations) <= maxCarrying {
+		e.annotations = d.Annotations
+	}
+	return e, true
+}
+
+func length(annotations map[string]string) (n int) {
+	for key, value := range annotations {
+		n += len(key) + len(value)
+	}
+	return n
 }

@@ -35,22 +35,26 @@ func depth(log []regtest.Entry) int {
 // TestRoundTrips counts what a plan costs on a warm connection. An ordinary pull
 // asks for index, if there is one, manifest and config, one after the other:
 // looking for forms adds one round trip to that without an index and none with
-// one; signatures add two more.
+// one, or where the list brings the form's manifest; signatures add two more.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		index, attached, signed bool
-		want                    int
-		requests                int
+		index, attached, carried, signed bool
+		want                             int
+		requests                         int
 	}{
 		"nothing attached": {want: 2, requests: 3},
 		// manifest → (config ‖ referrers) → artifact
 		"one manifest": {attached: true, want: 3, requests: 4},
+		// manifest → (config ‖ referrers with the artifact)
+		"one manifest, carried": {attached: true, carried: true, want: 2, requests: 3},
 		// index → (manifest ‖ referrers) → (config ‖ artifact)
 		"an index": {attached: true, index: true, want: 3, requests: 5},
 		// … → (artifact ‖ its referrers) → signature's manifest → its blob
 		"one manifest, signed": {attached: true, signed: true, want: 5, requests: 7},
-		"an index, signed":     {attached: true, signed: true, index: true, want: 5, requests: 8},
+		// manifest → (config ‖ referrers) → the artifact's referrers → signature's manifest → its blob
+		"one manifest, carried and signed": {attached: true, carried: true, signed: true, want: 5, requests: 6},
+		"an index, signed":                 {attached: true, signed: true, index: true, want: 5, requests: 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -62,7 +66,11 @@ func TestRoundTrips(t *testing.T) {
 				}
 			}
 			if tc.attached {
-				d := form{artifactType: typeNative, layers: 2}.attach(t, reg, "app", img.Descriptor)
+				attach := form.attach
+				if tc.carried {
+					attach = form.attachCarried
+				}
+				d := attach(form{artifactType: typeNative, layers: 2}, t, reg, "app", img.Descriptor)
 				envelope, err := reg.PutBlob("application/jose+json", []byte(`{}`))
 				if err != nil {
 					t.Fatal(err)

@@ -36,6 +36,7 @@ func (a attached) Unite(ctx context.Context, repo *remote.Repository, root ocisp
 type artifact struct {
 	manifest ocispec.Manifest // its subject is the image
 	blobs    []publish.Blob
+	asIs     bool // see publish.Options
 }
 
 var _ Form = artifact{}
@@ -45,5 +46,6 @@ func (a artifact) Layers() []ocispec.Descriptor { return a.manifest.Layers }
 
 // Push attaches the artifact.
 func (a artifact) Push(ctx context.Context, repo *remote.Repository, opts publish.Options) (ocispec.Descriptor, error) {
+	opts.AsIs = a.asIs
 	return publish.PushArtifact(ctx, repo, a.manifest, a.blobs, opts)
 }

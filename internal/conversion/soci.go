@@ -66,7 +66,7 @@ func (s SOCI) Make(ctx context.Context, original *source.Image, work Work) (Form
 	}
 	subject := plain(original.Descriptor)
 	index.Subject = &subject
-	return artifact{index, blobs}, nil
+	return artifact{manifest: index, blobs: blobs, asIs: true}, nil
 }
 
 // Unite does nothing: SOCI knows indexes of single images only.

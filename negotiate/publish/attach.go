@@ -29,16 +29,24 @@ func Attach(ctx context.Context, repo *remote.Repository, manifest ocispec.Manif
 		}
 		needed = append(needed, BytesBlob(d, blobs[i]))
 	}
-	return PushArtifact(ctx, repo, manifest, needed, Options{})
-}
-
-// PushArtifact is Attach for blobs of any size: blobs are those that manifest needs.
-func PushArtifact(ctx context.Context, repo *remote.Repository, manifest ocispec.Manifest, blobs []Blob, opts Options) (ocispec.Descriptor, error) {
 	a, err := attachment(manifest)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build manifest: %w", err)
 	}
-	p := newPusher(repo, opts)
+	return newPusher(repo, Options{}).push(ctx, a, needed)
+}
+
+// PushArtifact is Attach for a form, whose blobs may be of any size: blobs are those
+// that manifest needs.
+func PushArtifact(ctx context.Context, repo *remote.Repository, manifest ocispec.Manifest, blobs []Blob, opts Options) (ocispec.Descriptor, error) {
+	a, err := opts.carried(attachment(manifest))
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("build manifest: %w", err)
+	}
+	return newPusher(repo, opts).push(ctx, a, blobs)
+}
+
+func (p *pusher) push(ctx context.Context, a *artifact, blobs []Blob) (ocispec.Descriptor, error) {
 	if err := p.pushBlobs(ctx, blobs); err != nil {
 		return ocispec.Descriptor{}, err
 	}

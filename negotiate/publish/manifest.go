@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/referee-cri/referee/negotiate/carry"
 )
 
 // mediaTypeORAS is that of ORAS artifact manifests (artifacts-spec 1.0.0-rc.2).
@@ -143,10 +145,29 @@ func (a *artifact) marshal(mediaType string, manifest any) (*artifact, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.describe(mediaType, content)
+	return a, nil
+}
+
+func (a *artifact) describe(mediaType string, content []byte) {
 	a.content = content
 	a.descriptor = ocispec.Descriptor{
 		MediaType: mediaType, Digest: digest.FromBytes(content), Size: int64(len(content)), ArtifactType: a.artifactType,
 	}
+}
+
+// carried makes a manifest one that need not be fetched by who reads of it in a list:
+// a pull waits for forms. Not an ORAS manifest, as its annotations are in no list.
+func (o Options) carried(a *artifact, err error) (*artifact, error) {
+	if err != nil || o.AsIs || a.descriptor.MediaType == mediaTypeORAS {
+		return a, err
+	}
+	content, annotations, err := carry.Pack(a.content, a.annotations)
+	if err != nil {
+		return nil, err
+	}
+	a.annotations = annotations
+	a.describe(a.descriptor.MediaType, content)
 	return a, nil
 }
 

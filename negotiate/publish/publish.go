@@ -43,6 +43,7 @@ type Form struct {
 // registries and readers expect.
 type Options struct {
 	LegacyORAS bool        // as an ORAS artifact manifest of type dadi.image.v1
+	AsIs       bool        // the manifest as its format's own tools write it: no annotation that carries it in lists
 	Created    time.Time   // zero: no creation time, so that equal forms are equal bytes
 	Progress   func(Event) // nil: silent; called by one goroutine at a time
 }
@@ -59,7 +60,7 @@ type Event struct {
 // It returns the descriptor of the artifact's manifest. What exists already is
 // not sent again.
 func Push(ctx context.Context, repo *remote.Repository, form Form, opts Options) (ocispec.Descriptor, error) {
-	artifact, err := form.manifest(opts)
+	artifact, err := opts.carried(form.manifest(opts))
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build manifest for %s: %w", form.Source.Digest, err)
 	}
@@ -83,7 +84,7 @@ type Entry struct {
 // that readers who ask about the index find all of them. The forms themselves
 // have been pushed before, and are of artifactType.
 func PushIndex(ctx context.Context, repo *remote.Repository, source ocispec.Descriptor, artifactType string, entries []Entry, opts Options) (ocispec.Descriptor, error) {
-	artifact, err := indexOf(source, artifactType, entries, opts)
+	artifact, err := opts.carried(indexOf(source, artifactType, entries, opts))
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build index for %s: %w", source.Digest, err)
 	}
