@@ -3,12 +3,15 @@ package e2e_test
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/referee-cri/referee/e2e/node"
 	"github.com/referee-cri/referee/fallback"
+	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/internal/testdata"
 	"github.com/referee-cri/referee/internal/treecmp"
+	"github.com/referee-cri/referee/negotiate"
 )
 
 // TestConvertedFormsRun converts an image to every format by the command line, and
@@ -40,8 +43,16 @@ func TestConvertedFormsRun(t *testing.T) {
 		if slices.Contains(tc.flags, "--tag") {
 			ref = b.registry.Ref(tc.to, "lazy")
 		}
-		if entry := b.pull(t, ref, fallback.Lazy); entry.Format != tc.format {
+		b.registry.ResetRequests()
+		entry := b.pull(t, ref, fallback.Lazy)
+		if entry.Format != tc.format {
 			t.Errorf("%s: attached as %q, want %q", tc.to, entry.Format, tc.format)
+		}
+		fetched := slices.ContainsFunc(b.registry.Requests(), func(asked regtest.Entry) bool {
+			return strings.HasSuffix(asked.Path, "/manifests/"+entry.Artifact.String())
+		})
+		if carried := tc.to != "soci"; entry.Found == negotiate.FoundReferrersAPI && fetched == carried {
+			t.Errorf("%s: its manifest was fetched: %t, want %t", tc.to, fetched, !carried)
 		}
 		container := start(t, b.lazy, ref, "/bin/busybox", "sleep", "1000")
 		expectTree(t, loadTree(t, "tiny.tree.jsonl"), treeOf(t, b.Node, container), slices.Concat(madeByRuntime, tc.differs, unlikeOverlay)...)
