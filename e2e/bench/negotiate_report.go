@@ -50,7 +50,7 @@ func (r *Report) writeNegotiation(out io.Writer) {
 				p := r.plansOf(scenario, l, state)
 				trips := p.added.median().Seconds() / l.Measured.RTT.Seconds()
 				aim := "-"
-				if state == planWarm && scenario == one {
+				if state == planWarm && (scenario == one || scenario == carried) {
 					aim = verdict(trips <= aimPlanned)
 				}
 				row(scenario, l.Name, string(state), fmt.Sprint(len(p.added)), fmt.Sprint(p.late), millis(p.anyway), millis(p.planned), millis(p.added),

@@ -26,7 +26,7 @@ func TestPlansAskWhatTheyNeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	added := map[string]int{nothing: 1, one: 2, multi: 2, fifty: 9, untagged: 2, tagged: 3, signed: 6}
+	added := map[string]int{nothing: 1, one: 2, carried: 1, multi: 2, fifty: 9, untagged: 2, tagged: 3, signed: 6}
 	if len(s.shops) != len(scenarios) {
 		t.Errorf("%d shops for %d scenarios", len(s.shops), len(scenarios))
 	}

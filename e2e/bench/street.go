@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/referee-cri/referee/internal/registry"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/negotiate"
+	"github.com/referee-cri/referee/negotiate/carry"
 )
 
 // Artifact types of what is attached.
@@ -29,6 +31,7 @@ var platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
 const (
 	nothing  = "nothing attached"
 	one      = "one referrer"
+	carried  = "one referrer, its manifest in the list"
 	multi    = "one referrer, multi-platform"
 	fifty    = "fifty referrers, half of them forms"
 	untagged = "no API, nothing under the tag"
@@ -37,7 +40,7 @@ const (
 )
 
 // scenarios has them in the order of the report.
-var scenarios = []string{nothing, one, multi, fifty, untagged, tagged, signed}
+var scenarios = []string{nothing, one, carried, multi, fifty, untagged, tagged, signed}
 
 // shop is a repository with an image of two layers under the tag 1, in one state
 // of what is attached.
@@ -83,6 +86,7 @@ func buildStreet() (s *street, err error) {
 	}{
 		{shop{scenario: nothing}, func(*counter) error { return nil }},
 		{shop{scenario: one, lazy: true}, attachForm},
+		{shop{scenario: carried, lazy: true}, func(c *counter) error { c.carried = true; return attachForm(c) }},
 		{shop{scenario: multi, lazy: true}, attachForm},
 		{shop{scenario: fifty, lazy: true}, func(c *counter) (err error) {
 			for i := 0; i < 25 && err == nil; i++ {
@@ -156,6 +160,7 @@ type counter struct {
 	repository string
 	subject    ocispec.Descriptor
 	img        *regtest.Image
+	carried    bool // lists bring the manifests of what is attached
 	served     int
 }
 
@@ -181,7 +186,14 @@ func (c *counter) attach(artifactType string, subject ocispec.Descriptor, conten
 		}
 		m.Layers = []ocispec.Descriptor{d}
 	}
-	d, err := c.reg.PutJSON(c.repository, "", m.MediaType, m)
+	manifest, err := json.Marshal(m)
+	if err == nil && c.carried {
+		manifest, _, err = carry.Pack(manifest, m.Annotations)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d, err := c.reg.PutManifest(c.repository, "", m.MediaType, manifest)
 	d.ArtifactType = artifactType
 	return d, err
 }
