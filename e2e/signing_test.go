@@ -23,6 +23,7 @@ import (
 	"github.com/referee-cri/referee/internal/conversion"
 	"github.com/referee-cri/referee/internal/regtest"
 	"github.com/referee-cri/referee/negotiate"
+	"github.com/referee-cri/referee/negotiate/carry"
 	signnotation "github.com/referee-cri/referee/negotiate/publish/notation"
 	signsigstore "github.com/referee-cri/referee/negotiate/publish/sigstore"
 	"github.com/referee-cri/referee/negotiate/trust/notation/notarytest"
@@ -231,19 +232,39 @@ func (s *stall) reattach(t *testing.T, signature, form ocispec.Descriptor) {
 // hide leaves something out of every list, and takes away the tag that names it.
 func (c *trial) hide(t *testing.T, d digest.Digest, of digest.Digest) {
 	t.Helper()
+	c.rewriteLists(func(index *ocispec.Index) {
+		index.Manifests = slices.DeleteFunc(index.Manifests, func(e ocispec.Descriptor) bool { return e.Digest == d })
+	})
+	c.registry.Inject(regtest.Fault{Match: regtest.Path("/manifests/sha256-" + of.Encoded() + ".sig"), Status: http.StatusNotFound})
+}
+
+// swap has the registry answer with another manifest under a form's digest, in lists
+// and where it is asked for it.
+func (c *trial) swap(form ocispec.Descriptor) {
+	c.rewriteLists(func(index *ocispec.Index) {
+		for _, e := range index.Manifests {
+			if packed := e.Annotations[carry.Annotation]; e.Digest == form.Digest && packed != "" {
+				e.Annotations[carry.Annotation] = packed[:len(packed)/2]
+			}
+		}
+	})
+	c.registry.Inject(regtest.Fault{Match: regtest.Path("/manifests/" + form.Digest.String()), FlipAt: at(form.Size / 2)})
+}
+
+// rewriteLists changes every list of referrers.
+func (c *trial) rewriteLists(change func(*ocispec.Index)) {
 	c.registry.Inject(regtest.Fault{Match: regtest.Path("/referrers/"), Rewrite: func(body []byte) []byte {
 		var index ocispec.Index
 		if json.Unmarshal(body, &index) != nil {
 			return body
 		}
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(e ocispec.Descriptor) bool { return e.Digest == d })
-		left, err := json.Marshal(index)
+		change(&index)
+		changed, err := json.Marshal(index)
 		if err != nil {
 			return body
 		}
-		return left
+		return changed
 	}})
-	c.registry.Inject(regtest.Fault{Match: regtest.Path("/manifests/sha256-" + of.Encoded() + ".sig"), Status: http.StatusNotFound})
 }
 
 // explained is what the command line says of the pull of ref that began at since.

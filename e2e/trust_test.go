@@ -165,7 +165,7 @@ func TestSignatureDoesNotCount(t *testing.T) {
 				{"of a form that was swapped", func(t *testing.T, s *stall) conversion.Attached {
 					t.Helper()
 					form := s.signed(t)
-					s.registry.Inject(regtest.Fault{Match: regtest.Path("/manifests/" + form.Artifact.Digest.String()), FlipAt: at(form.Artifact.Size / 2)})
+					s.swap(form.Artifact)
 					return form
 				}, reason.DigestMismatch, "hashes to"},
 				{"not to be had", func(t *testing.T, s *stall) conversion.Attached {
