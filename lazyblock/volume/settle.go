@@ -133,15 +133,9 @@ func DeviceName(id string, i int) string { return fmt.Sprintf("%s.%d", id, i) }
 // copyPiece is how much is copied between two calls of pace.
 const copyPiece = 1 << 20
 
-// copy copies what a device holds to its file and seals it.
+// copy copies what a device holds to its file and seals it. Of what a former process
+// has copied already, nothing is copied or spared again.
 func (m *Manager) copy(ctx context.Context, name string, d lazyblock.Device, spare func(n int64) error, pace func(ctx context.Context, n int64) error) (err error) {
-	var need int64
-	for _, n := range dataOf(d) {
-		need += n
-	}
-	if err := spare(need); err != nil {
-		return err
-	}
 	file, err := m.files.Open(name, d.Size(), d)
 	if err != nil {
 		return err
@@ -150,16 +144,29 @@ func (m *Manager) copy(ctx context.Context, name string, d lazyblock.Device, spa
 	if file.Sealed() {
 		return nil
 	}
+	var need int64
+	for off, n := range dataOf(d) {
+		need += missing(file, off, off+n)
+	}
+	if need > 0 {
+		if err := spare(need); err != nil {
+			return err
+		}
+	}
 	for off, n := range dataOf(d) {
 		for end := off + n; off < end; off += copyPiece {
 			n := min(copyPiece, end-off)
-			if err := spare(n); err != nil {
+			left := missing(file, off, off+n)
+			if left == 0 {
+				continue
+			}
+			if err := spare(left); err != nil {
 				return err
 			}
 			if err := file.Prefetch(ctx, off, n); err != nil {
 				return err
 			}
-			if at, left := file.Missing(off); left > 0 && at < off+n { // sealed, it would be zeros
+			if missing(file, off, off+n) > 0 { // sealed, it would be zeros
 				return fmt.Errorf("file of device %s does not keep what is copied", name)
 			}
 			if err := pace(ctx, n); err != nil {
@@ -168,6 +175,19 @@ func (m *Manager) copy(ctx context.Context, name string, d lazyblock.Device, spa
 		}
 	}
 	return file.SealAsIs()
+}
+
+// missing is how many bytes from off to end a file does not have.
+func missing(file File, off, end int64) (n int64) {
+	for off < end {
+		at, run := file.Missing(off)
+		if run == 0 || at >= end {
+			break
+		}
+		n += min(at+run, end) - max(at, off)
+		off = at + run
+	}
+	return n
 }
 
 // dataOf yields the ranges of a device that are not known to be zeros.

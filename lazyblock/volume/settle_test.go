@@ -3,6 +3,7 @@ package volume_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,10 +56,10 @@ func (f *deviceFile) ReadRange(_ context.Context, p []byte, off int64) (int, err
 }
 
 func (f *deviceFile) Missing(off int64) (at, n int64) {
-	if info, err := f.Stat(); err == nil && info.Size() >= f.size {
-		return f.size, 0
+	if info, err := f.Stat(); err == nil { // it is written from its beginning on
+		off = max(off, info.Size())
 	}
-	return off, f.size - off
+	return off, max(f.size-off, 0)
 }
 
 func (f *deviceFile) Prefetch(ctx context.Context, off, n int64) error {
@@ -262,6 +263,27 @@ func TestSettlingThatFailsChangesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSettlingGoesOn finds what was copied before the process ended, and room for
+// nothing else.
+func TestSettlingGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newSettling(t)
+	m := s.manager(t)
+	mount(t, m, s.spec)()
+	var asked int64
+	room := func(n int64) error { asked = max(asked, n); return nil }
+	ends := func(context.Context, int64) error { return context.Canceled }
+	if err := m.Settle(t.Context(), s.spec.ID(), room, ends); !errors.Is(err, context.Canceled) || asked != s.image.Size() {
+		t.Fatalf("it ends with %v, and asked for %d bytes of room for %d", err, asked, s.image.Size())
+	}
+	none := func(n int64) error { return fmt.Errorf("no room for %d bytes", n) }
+	if err := errors.Join(m.Settle(t.Context(), s.spec.ID(), none, ends), m.Resettle(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	s.expectMounted(t, true)
+	sweep(t, m)
 }
 
 // TestSettledVolumeWhoseFilesAreLost is opened from its blobs after a restart.
