@@ -145,49 +145,49 @@ func (m *Manager) copy(ctx context.Context, name string, d lazyblock.Device, spa
 		return nil
 	}
 	var need int64
-	for off, n := range dataOf(d) {
-		need += missing(file, off, off+n)
+	for _, n := range missing(d, file) {
+		need += n
 	}
 	if need > 0 {
 		if err := spare(need); err != nil {
 			return err
 		}
 	}
-	for off, n := range dataOf(d) {
-		for end := off + n; off < end; off += copyPiece {
-			n := min(copyPiece, end-off)
-			left := missing(file, off, off+n)
-			if left == 0 {
-				continue
-			}
-			if err := spare(left); err != nil {
-				return err
-			}
-			if err := file.Prefetch(ctx, off, n); err != nil {
-				return err
-			}
-			if missing(file, off, off+n) > 0 { // sealed, it would be zeros
-				return fmt.Errorf("file of device %s does not keep what is copied", name)
-			}
-			if err := pace(ctx, n); err != nil {
-				return err
-			}
+	for off, n := range missing(d, file) {
+		if err := spare(n); err != nil {
+			return err
+		}
+		if err := file.Prefetch(ctx, off, n); err != nil {
+			return err
+		}
+		if at, left := file.Missing(off); left > 0 && at < off+n { // sealed, it would be zeros
+			return fmt.Errorf("file of device %s does not keep what is copied", name)
+		}
+		if err := pace(ctx, n); err != nil {
+			return err
 		}
 	}
 	return file.SealAsIs()
 }
 
-// missing is how many bytes from off to end a file does not have.
-func missing(file File, off, end int64) (n int64) {
-	for off < end {
-		at, run := file.Missing(off)
-		if run == 0 || at >= end {
-			break
+// missing yields the parts of a device's data that its file does not have when it is
+// their turn, each at most copyPiece long.
+func missing(d lazyblock.Device, file File) iter.Seq2[int64, int64] {
+	return func(yield func(off, n int64) bool) {
+		for off, n := range dataOf(d) {
+			for end := off + n; off < end; {
+				at, run := file.Missing(off)
+				begin := max(at, off) // the run may begin with its block
+				if run == 0 || begin >= end {
+					break
+				}
+				off = min(at+run, end, begin+copyPiece)
+				if !yield(begin, off-begin) {
+					return
+				}
+			}
 		}
-		n += min(at+run, end) - max(at, off)
-		off = at + run
 	}
-	return n
 }
 
 // dataOf yields the ranges of a device that are not known to be zeros.
