@@ -90,7 +90,7 @@ func (f *finder) remember(key listKey, ask func() listing) listing {
 	return found
 }
 
-// maxUnpack is how many manifests one list may bring: forms and signatures.
+// maxUnpack is how many manifests one list may bring: as many as may be fetched for it.
 const maxUnpack = 2 * maxFetches
 
 // unpack remembers the manifests that entries carry, as if they had been fetched.

@@ -29,15 +29,12 @@ func Attach(ctx context.Context, repo *remote.Repository, manifest ocispec.Manif
 		}
 		needed = append(needed, BytesBlob(d, blobs[i]))
 	}
-	a, err := attachment(manifest)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("build manifest: %w", err)
-	}
-	return newPusher(repo, Options{}).push(ctx, a, needed)
+	return PushArtifact(ctx, repo, manifest, needed, Options{AsIs: true})
 }
 
 // PushArtifact is Attach for a form, whose blobs may be of any size: blobs are those
-// that manifest needs.
+// that manifest needs. Unless opts.AsIs says otherwise, the manifest gets an
+// annotation that carries it in lists; see package carry.
 func PushArtifact(ctx context.Context, repo *remote.Repository, manifest ocispec.Manifest, blobs []Blob, opts Options) (ocispec.Descriptor, error) {
 	a, err := opts.carried(attachment(manifest))
 	if err != nil {
@@ -46,6 +43,7 @@ func PushArtifact(ctx context.Context, repo *remote.Repository, manifest ocispec
 	return newPusher(repo, opts).push(ctx, a, blobs)
 }
 
+// push pushes an artifact behind the blobs that it needs.
 func (p *pusher) push(ctx context.Context, a *artifact, blobs []Blob) (ocispec.Descriptor, error) {
 	if err := p.pushBlobs(ctx, blobs); err != nil {
 		return ocispec.Descriptor{}, err

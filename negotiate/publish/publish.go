@@ -64,14 +64,7 @@ func Push(ctx context.Context, repo *remote.Repository, form Form, opts Options)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build manifest for %s: %w", form.Source.Digest, err)
 	}
-	p := newPusher(repo, opts)
-	if err := p.pushBlobs(ctx, form.blobs()); err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	if err := p.attach(ctx, artifact); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("attach %s to %s: %w", artifact.descriptor.Digest, form.Source.Digest, err)
-	}
-	return artifact.descriptor, nil
+	return newPusher(repo, opts).push(ctx, artifact, form.blobs())
 }
 
 // Entry is one platform of a multi-platform image and its accelerated form.
@@ -88,11 +81,7 @@ func PushIndex(ctx context.Context, repo *remote.Repository, source ocispec.Desc
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("build index for %s: %w", source.Digest, err)
 	}
-	p := newPusher(repo, opts)
-	if err := p.attach(ctx, artifact); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("attach %s to %s: %w", artifact.descriptor.Digest, source.Digest, err)
-	}
-	return artifact.descriptor, nil
+	return newPusher(repo, opts).push(ctx, artifact, nil)
 }
 
 // pusher pushes into one repository.
